@@ -1,0 +1,125 @@
+// The ops interface: one forward pass is written over it, once. Buffers are device memory (opaque to
+// the caller unless the backend is the CPU); calls are ordered as on one stream. A Backend is used by
+// one thread at a time; two backends may live in one process.
+//
+// Numerics every backend keeps: one row's result does not depend on how many rows the call has, nor
+// on thread count or chunking. So a token's KV is the same from any prefill chunk size.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/bfloat16.h"
+#include "common/matrix_view.h"
+#include "common/model_file/model_file.h"
+#include "common/types.h"
+#include "worker/ops/attention.h"
+#include "worker/ops/weight.h"
+
+namespace tailor {
+
+class Backend;
+
+// Owns `bytes` of device memory, 64-byte aligned, zeroed at allocation. Move-only.
+class DeviceBuffer {
+ public:
+  DeviceBuffer() = default;
+  DeviceBuffer(Backend* backend, std::byte* data, int64_t bytes)
+      : backend_(backend), data_(data), bytes_(bytes) {}
+  DeviceBuffer(DeviceBuffer&& other) noexcept;
+  DeviceBuffer& operator=(DeviceBuffer&& other) noexcept;
+  ~DeviceBuffer();
+
+  std::byte* data() const { return data_; }
+  int64_t bytes() const { return bytes_; }
+  template <typename T>
+  T* As() const {
+    return reinterpret_cast<T*>(data_);
+  }
+  // The buffer as rows x cols of T; TS_CHECKs that it fits.
+  template <typename T>
+  MatrixView<T> Matrix(int64_t rows, int64_t cols) const {
+    TS_CHECK(rows * cols * static_cast<int64_t>(sizeof(T)) <= bytes_);
+    return {As<T>(), rows, cols};
+  }
+
+ private:
+  Backend* backend_ = nullptr;
+  std::byte* data_ = nullptr;
+  int64_t bytes_ = 0;
+};
+
+// cos and sin of every (position, pair), made once per model from theta and scaling.
+struct RopeTable {
+  DeviceBuffer cos_sin;  // [positions][head_dim / 2][2] fp32
+  int64_t positions = 0;
+  int32_t head_dim = 0;
+  RopeLayout layout = RopeLayout::kHalf;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::string_view name() const = 0;
+
+  // --- memory ---
+  // Errors: ResourceExhausted "device memory: N bytes asked, M free of L".
+  virtual absl::StatusOr<DeviceBuffer> Allocate(int64_t bytes) = 0;
+  virtual int64_t allocated_bytes() const = 0;
+  // Keeps a weight in its file's format (possibly reordered, never inflated). The tensor's bytes may
+  // go away afterwards. Errors: Unimplemented names the dtype.
+  virtual absl::StatusOr<Weight> LoadWeight(const TensorView& tensor) = 0;
+  virtual void Download(const void* device, std::span<std::byte> host) = 0;
+  virtual void Upload(std::span<const std::byte> host, void* device) = 0;
+  absl::StatusOr<RopeTable> MakeRopeTable(const LlamaHyperparameters& model, int64_t positions);
+
+  // --- linear layers and pointwise ---
+  // x[i] = embedding row tokens[i].                       x: [tokens][hidden]
+  virtual void Embed(std::span<const TokenId> tokens, const Weight& embedding,
+                     MatrixView<float> x) = 0;
+  // out = x / sqrt(mean(x^2) + eps) * gain                x, out: [rows][hidden]; gain: [1][hidden]
+  virtual void RmsNorm(MatrixView<const float> x, const Weight& gain, float eps,
+                       MatrixView<float> out) = 0;
+  // out = x W^T                                           x: [rows][W.cols], out: [rows][W.rows]
+  virtual void MatMul(MatrixView<const float> x, const Weight& w, MatrixView<float> out) = 0;
+  // out += x W^T
+  virtual void MatMulAdd(MatrixView<const float> x, const Weight& w, MatrixView<float> out) = 0;
+  // Three products of one input in one call (one fork-join on a CPU).
+  virtual void ProjectQkv(MatrixView<const float> x, const Weight& wq, const Weight& wk,
+                          const Weight& wv, MatrixView<float> q, MatrixView<float> k,
+                          MatrixView<float> v) = 0;
+  // out = silu(x Wg^T) * (x Wu^T),  silu(a) = a / (1 + e^-a)
+  virtual void SwiGlu(MatrixView<const float> x, const Weight& gate, const Weight& up,
+                      MatrixView<float> out) = 0;
+  // Rotates each head_dim slice of each row of x in place; row i is at positions[i].
+  virtual void Rope(std::span<const int32_t> positions, const RopeTable& table,
+                    MatrixView<float> x) = 0;
+
+  // --- the cache ---
+  // Rounds token i's K and V of every KV head to bf16 and writes them as one row [2][head_dim] at
+  // rows[i * kv_heads + head].                            k, v: [tokens][kv_heads * head_dim]
+  virtual void WriteRows(MatrixView<const float> k, MatrixView<const float> v,
+                         std::span<BFloat16* const> rows, int32_t head_dim) = 0;
+  virtual void Attend(const RowAttention& attention) = 0;
+  // rows: [kPageTokens][2][head_dim] -> page: shape.PageBytes()
+  virtual void QuantizePage(const BFloat16* rows, const QuantizedPageShape& shape,
+                            std::byte* page) = 0;
+  virtual void AttendQuantized(const QuantizedAttention& attention) = 0;
+
+ protected:
+  friend class DeviceBuffer;
+  virtual void Free(std::byte* data, int64_t bytes) = 0;
+};
+
+struct CpuBackendOptions {
+  int threads = 0;                 // 0: one per core this process may run on
+  int64_t memory_limit_bytes = 0;  // of Allocate; 0: no limit
+};
+
+// Chooses the SIMD level once (common/cpu/simd_level.h).
+absl::StatusOr<std::unique_ptr<Backend>> MakeCpuBackend(const CpuBackendOptions& options);
+
+}  // namespace tailor
