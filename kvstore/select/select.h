@@ -1,0 +1,73 @@
+// Picks the dominant tokens of one layer, next to the memory that holds the keys: ALGORITHM §3.3-3.4.
+// Pure functions over the layout: the store and a CPU worker run the same code, so the selectors
+// `store` and `inline` give the same answer bit for bit, on every SIMD level (no fused
+// multiply-add, fixed order, ties to the lower token).
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "kvstore/layout.h"
+
+namespace tailor {
+
+struct SelectParams {
+  int32_t channels = 8;      // critical channels per KV head, 1..head_dim
+  int32_t top_k = 128;       // rows fetched per KV head, 1..kMaxTopK
+  int32_t sink_tokens = 8;   // first tokens, resident in the worker: no candidates
+};
+inline constexpr int32_t kMaxTopK = 4096;
+
+// The largest |K| of every channel over a sequence's sealed pages, per sparse layer and KV head:
+// extended page by page, so that a step costs nothing per page.
+class RunningKmax {
+ public:
+  explicit RunningKmax(const PoolShape& shape);
+  // Covers pages[0, n): reads only those not yet covered. Truncation starts over.
+  void Extend(const PoolView& pool, std::span<const PageId> pages);
+  std::span<const float> Of(int32_t sparse_rank, int32_t kv_head) const;  // [head_dim]
+  int64_t pages_covered() const { return pages_covered_; }
+
+ private:
+  int32_t kv_heads_, head_dim_;
+  int64_t pages_covered_ = 0;
+  std::vector<float> kmax_;  // [sparse][kv_heads][head_dim]
+};
+
+struct SelectInput {
+  const PoolView* pool = nullptr;
+  int32_t layer = 0;                      // must be sparse
+  std::span<const PageId> sealed_pages;   // of the sequence, in order; candidates are their tokens
+  const RunningKmax* kmax = nullptr;      // covers sealed_pages
+  std::span<const float> q;               // [q_heads * head_dim]: exact or predicted, roped
+  SelectParams params;
+};
+
+// One layer's choice. Buffers keep their capacity from call to call.
+struct Selection {
+  int32_t count = 0;                  // tokens per KV head: min(top_k, candidates)
+  std::vector<int32_t> tokens;        // [kv_heads][count] positions in the sequence, ascending
+  std::vector<BFloat16> rows;         // [kv_heads][count][2][head_dim], filled by Gather
+};
+
+// Scratch for one thread.
+struct SelectScratch {
+  std::vector<float> scores;      // [candidates]
+  std::vector<float> block_max;
+  std::vector<int32_t> survivors;
+};
+
+// Per KV head: q_mean over the group, `channels` of largest |q_mean| * kmax, scores from the int8
+// index, the top_k largest. Fills out->count and out->tokens.
+// Precondition (TS_DCHECK): shapes agree; params were validated by ValidateSelectParams.
+void Select(const SelectInput& input, SelectScratch& scratch, Selection* out);
+
+// Copies the chosen rows and verifies each against its row check.
+// Errors: DataLoss "row check of layer L head H token T" (nothing is served then).
+absl::Status Gather(const SelectInput& input, Selection* selection);
+
+absl::Status ValidateSelectParams(const SelectParams& params, const PoolShape& shape);
+
+}  // namespace tailor

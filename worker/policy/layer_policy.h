@@ -1,0 +1,58 @@
+// The layer table of one model: which layers are quantized, which are sparse, and with what numbers.
+// A small JSON file beside the model, bound to its weights by fingerprint. ALGORITHM §1-§3.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/fingerprint.h"
+#include "common/model_file/model_file.h"
+#include "kvstore/select/select.h"
+
+namespace tailor {
+
+enum class Selector {
+  kInline,  // a CPU worker maps the store's memory and selects itself
+  kStore,   // the store's threads select and place the rows
+};
+enum class QueryMode {
+  kExact,      // channels and scores from the layer's true query
+  kPredicted,  // from Wq_{l+1} . norm(h_l): runs one layer ahead
+};
+
+struct LayerPolicy {
+  static constexpr int kVersion = 1;
+
+  std::string model_name;
+  Fingerprint weights;                    // of the model this was made for
+  std::vector<int32_t> quantized_layers;  // ascending; all others are sparse
+  int32_t bits = 2;                       // of quantized layers: 1, 2, 4, 8
+  int32_t residual_tokens = 128;          // newest tokens of quantized layers in full precision
+  int32_t sink_tokens = 8;
+  int32_t recent_tokens = 56;
+  SelectParams select;                    // channels and top_k of sparse layers
+  Selector selector = Selector::kInline;
+  QueryMode query = QueryMode::kExact;
+
+  // Tokens the worker keeps beyond the last sealed page: max(recent, residual).
+  int32_t WindowTokens() const;
+  bool IsQuantized(int32_t layer) const;
+  std::vector<int32_t> SparseLayers(int32_t layers) const;
+  // Errors: InvalidArgument names field, value, limit; FailedPrecondition when made for other weights.
+  absl::Status Validate(const LlamaHyperparameters& model, const Fingerprint& weights) const;
+  // Over every field that changes tokens: selector is not one of them.
+  Fingerprint fingerprint() const;
+  std::string Summary() const;
+
+  std::string ToJson() const;
+  static absl::StatusOr<LayerPolicy> FromJson(std::string_view json);
+  static absl::StatusOr<LayerPolicy> Load(const std::filesystem::path& path);
+  // The documented default for a model without a file: layer 0 quantized, published numbers.
+  static LayerPolicy Default(const std::string& model_name, const Fingerprint& weights,
+                             const LlamaHyperparameters& model);
+};
+
+}  // namespace tailor
