@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -23,6 +24,9 @@ enum class QueryMode {
   kPredicted,  // from Wq_{l+1} . norm(h_l): runs one layer ahead
 };
 
+// Which RMSNorm gain the predicted query takes: the reference uses layer l's, InfiniGen layer l+1's.
+enum class PredictNorm { kCurrent, kNext };
+
 struct LayerPolicy {
   static constexpr int kVersion = 1;
 
@@ -36,6 +40,7 @@ struct LayerPolicy {
   SelectParams select;                    // channels and top_k of sparse layers
   Selector selector = Selector::kInline;
   QueryMode query = QueryMode::kExact;
+  PredictNorm predict_norm = PredictNorm::kNext;
 
   // Tokens the worker keeps beyond the last sealed page: max(recent, residual).
   int32_t WindowTokens() const;

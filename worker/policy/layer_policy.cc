@@ -1,0 +1,96 @@
+#include "worker/policy/layer_policy.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_join.h"
+#include "common/status.h"
+
+namespace tailor {
+namespace {
+
+absl::Status CheckRange(const char* field, int64_t value, int64_t low, int64_t high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("policy field ", field, " is ", value, ", limit ", low, "..", high));
+}
+
+}  // namespace
+
+int32_t LayerPolicy::WindowTokens() const {
+  return quantized_layers.empty() ? recent_tokens : std::max(recent_tokens, residual_tokens);
+}
+
+bool LayerPolicy::IsQuantized(int32_t layer) const {
+  return std::binary_search(quantized_layers.begin(), quantized_layers.end(), layer);
+}
+
+std::vector<int32_t> LayerPolicy::SparseLayers(int32_t layers) const {
+  std::vector<int32_t> sparse;
+  for (int32_t layer = 0; layer < layers; ++layer) {
+    if (!IsQuantized(layer)) sparse.push_back(layer);
+  }
+  return sparse;
+}
+
+absl::Status LayerPolicy::Validate(const LlamaHyperparameters& model,
+                                   const Fingerprint& model_weights) const {
+  if (weights != model_weights) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("policy was made for weights ", weights.ToHex().substr(0, 16),
+                     ", the model has ", model_weights.ToHex().substr(0, 16)));
+  }
+  for (size_t i = 0; i < quantized_layers.size(); ++i) {
+    TS_RETURN_IF_ERROR(CheckRange("quantized_layers", quantized_layers[i], 0, model.layers - 1));
+    if (i > 0 && quantized_layers[i] <= quantized_layers[i - 1]) {
+      return absl::InvalidArgumentError("policy field quantized_layers is not ascending");
+    }
+  }
+  if (bits != 1 && bits != 2 && bits != 4 && bits != 8) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("policy field bits is ", bits, ", limit 1, 2, 4 or 8"));
+  }
+  if (!quantized_layers.empty() && model.head_dim % 64 != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "head_dim is ", model.head_dim, ", quantized layers need a multiple of 64"));
+  }
+  TS_RETURN_IF_ERROR(CheckRange("residual_tokens", residual_tokens, 1, 4096));
+  TS_RETURN_IF_ERROR(CheckRange("sink_tokens", sink_tokens, 0, kPageTokens));
+  TS_RETURN_IF_ERROR(CheckRange("recent_tokens", recent_tokens, 1, 4096));
+  TS_RETURN_IF_ERROR(CheckRange("channels", select.channels, 1, model.head_dim));
+  TS_RETURN_IF_ERROR(CheckRange("top_k", select.top_k, 1, kMaxTopK));
+  return absl::OkStatus();
+}
+
+Fingerprint LayerPolicy::fingerprint() const {
+  Fingerprinter f;
+  f.AddString("tailor layer policy").AddInt(kVersion);
+  f.AddBytes(std::as_bytes(std::span(weights.bytes)));
+  f.AddInt(static_cast<int64_t>(quantized_layers.size()));
+  for (const int32_t layer : quantized_layers) f.AddInt(layer);
+  f.AddInt(bits).AddInt(residual_tokens).AddInt(sink_tokens).AddInt(recent_tokens);
+  f.AddInt(select.channels).AddInt(select.top_k);
+  f.AddInt(static_cast<int64_t>(query)).AddInt(static_cast<int64_t>(predict_norm));
+  return f.Finish();
+}
+
+std::string LayerPolicy::Summary() const {
+  return absl::StrCat(
+      "quantized layers [", absl::StrJoin(quantized_layers, ","), "] at ", bits, " bits, residual ",
+      residual_tokens, "; sparse layers: ", select.channels, " channels, ", select.top_k,
+      " rows fetched, sink ", sink_tokens, ", recent ", recent_tokens, ", query ",
+      query == QueryMode::kExact ? "exact" : "predicted", ", selector ",
+      selector == Selector::kInline ? "inline" : "store");
+}
+
+LayerPolicy LayerPolicy::Default(const std::string& model_name, const Fingerprint& weights,
+                                 const LlamaHyperparameters& model) {
+  LayerPolicy policy;
+  policy.model_name = model_name;
+  policy.weights = weights;
+  if (model.head_dim % 64 == 0) policy.quantized_layers = {0};
+  policy.select.channels = std::min(policy.select.channels, model.head_dim);
+  policy.select.sink_tokens = policy.sink_tokens;
+  return policy;
+}
+
+}  // namespace tailor

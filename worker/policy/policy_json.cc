@@ -1,0 +1,152 @@
+// The policy file: JSON, every field named, unknown fields refused.
+#include <fstream>
+#include <iterator>
+#include <set>
+
+#include "common/status.h"
+#include "nlohmann/json.hpp"
+#include "worker/policy/layer_policy.h"
+
+namespace tailor {
+namespace {
+
+using nlohmann::json;
+
+constexpr int64_t kMaxPolicyFileBytes = 1 << 20;
+
+absl::Status FieldError(const char* field, const char* wanted) {
+  return absl::InvalidArgumentError(absl::StrCat("policy field ", field, " is not ", wanted));
+}
+
+absl::Status ReadInt(const json& object, const char* field, int32_t* out) {
+  if (!object.contains(field)) return absl::OkStatus();
+  const json& value = object[field];
+  if (!value.is_number_integer() || value.get<int64_t>() != value.get<int32_t>()) {
+    return FieldError(field, "a 32-bit integer");
+  }
+  *out = value.get<int32_t>();
+  return absl::OkStatus();
+}
+
+template <typename Enum>
+absl::Status ReadChoice(const json& object, const char* field, const char* first, Enum first_value,
+                        const char* second, Enum second_value, Enum* out) {
+  if (!object.contains(field)) return absl::OkStatus();
+  if (object[field] == first) {
+    *out = first_value;
+  } else if (object[field] == second) {
+    *out = second_value;
+  } else {
+    return absl::InvalidArgumentError(
+        absl::StrCat("policy field ", field, " is neither \"", first, "\" nor \"", second, "\""));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RefuseUnknownFields(const json& object) {
+  static const std::set<std::string> kKnown = {
+      "version", "model_name", "weights", "quantized_layers", "bits", "residual_tokens",
+      "sink_tokens", "recent_tokens", "channels", "top_k", "selector", "query", "predict_norm",
+      "evidence"};
+  for (const auto& item : object.items()) {
+    if (!kKnown.contains(item.key())) {
+      return absl::InvalidArgumentError(absl::StrCat("policy field ", item.key(), " is unknown"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadIdentity(const json& object, LayerPolicy* policy) {
+  if (!object.contains("version") || object["version"] != LayerPolicy::kVersion) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("policy version is not ", LayerPolicy::kVersion));
+  }
+  if (object.contains("model_name")) {
+    if (!object["model_name"].is_string()) return FieldError("model_name", "a string");
+    policy->model_name = object["model_name"].get<std::string>();
+  }
+  if (!object.contains("weights") || !object["weights"].is_string()) {
+    return FieldError("weights", "a fingerprint of 64 hexadecimal digits");
+  }
+  TS_ASSIGN_OR_RETURN(policy->weights,
+                      Fingerprint::FromHex(object["weights"].get_ref<const std::string&>()));
+  return absl::OkStatus();
+}
+
+absl::Status ReadLayers(const json& object, LayerPolicy* policy) {
+  if (!object.contains("quantized_layers") || !object["quantized_layers"].is_array()) {
+    return FieldError("quantized_layers", "an array of layer numbers");
+  }
+  for (const json& layer : object["quantized_layers"]) {
+    if (!layer.is_number_integer() || layer.get<int64_t>() < 0 || layer.get<int64_t>() > 4096) {
+      return FieldError("quantized_layers", "an array of layer numbers");
+    }
+    policy->quantized_layers.push_back(layer.get<int32_t>());
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::string LayerPolicy::ToJson() const {
+  const json object = {
+      {"version", kVersion},
+      {"model_name", model_name},
+      {"weights", weights.ToHex()},
+      {"quantized_layers", quantized_layers},
+      {"bits", bits},
+      {"residual_tokens", residual_tokens},
+      {"sink_tokens", sink_tokens},
+      {"recent_tokens", recent_tokens},
+      {"channels", select.channels},
+      {"top_k", select.top_k},
+      {"selector", selector == Selector::kInline ? "inline" : "store"},
+      {"query", query == QueryMode::kExact ? "exact" : "predicted"},
+      {"predict_norm", predict_norm == PredictNorm::kCurrent ? "current" : "next"},
+  };
+  return object.dump(2) + "\n";
+}
+
+absl::StatusOr<LayerPolicy> LayerPolicy::FromJson(std::string_view text) {
+  const json object = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!object.is_object()) return absl::InvalidArgumentError("policy is not a JSON object");
+  TS_RETURN_IF_ERROR(RefuseUnknownFields(object));
+  LayerPolicy policy;
+  TS_RETURN_IF_ERROR(ReadIdentity(object, &policy));
+  TS_RETURN_IF_ERROR(ReadLayers(object, &policy));
+  TS_RETURN_IF_ERROR(ReadInt(object, "bits", &policy.bits));
+  TS_RETURN_IF_ERROR(ReadInt(object, "residual_tokens", &policy.residual_tokens));
+  TS_RETURN_IF_ERROR(ReadInt(object, "sink_tokens", &policy.sink_tokens));
+  TS_RETURN_IF_ERROR(ReadInt(object, "recent_tokens", &policy.recent_tokens));
+  TS_RETURN_IF_ERROR(ReadInt(object, "channels", &policy.select.channels));
+  TS_RETURN_IF_ERROR(ReadInt(object, "top_k", &policy.select.top_k));
+  TS_RETURN_IF_ERROR(ReadChoice(object, "selector", "inline", Selector::kInline, "store",
+                                Selector::kStore, &policy.selector));
+  TS_RETURN_IF_ERROR(ReadChoice(object, "query", "exact", QueryMode::kExact, "predicted",
+                                QueryMode::kPredicted, &policy.query));
+  TS_RETURN_IF_ERROR(ReadChoice(object, "predict_norm", "current", PredictNorm::kCurrent, "next",
+                                PredictNorm::kNext, &policy.predict_norm));
+  policy.select.sink_tokens = policy.sink_tokens;
+  return policy;
+}
+
+absl::StatusOr<LayerPolicy> LayerPolicy::Load(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return absl::NotFoundError(absl::StrCat("policy file ", path.string(), " not found"));
+  std::error_code error;
+  const auto bytes = std::filesystem::file_size(path, error);
+  if (error || bytes > static_cast<uintmax_t>(kMaxPolicyFileBytes)) {
+    return absl::InvalidArgumentError(absl::StrCat("policy file ", path.string(),
+                                                   " is larger than ", kMaxPolicyFileBytes,
+                                                   " bytes or unreadable"));
+  }
+  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  auto policy = FromJson(text);
+  if (!policy.ok()) {
+    return absl::Status(policy.status().code(),
+                        absl::StrCat(path.string(), ": ", std::string(policy.status().message())));
+  }
+  return policy;
+}
+
+}  // namespace tailor
