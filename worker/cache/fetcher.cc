@@ -1,0 +1,95 @@
+#include "worker/cache/fetcher.h"
+
+#include <array>
+#include <deque>
+
+#include "common/status.h"
+
+namespace tailor {
+namespace {
+
+class InlineFetcher final : public RowFetcher {
+ public:
+  InlineFetcher(const PoolShape& shape, const SelectParams& params)
+      : params_(params), kmax_(shape) {}
+
+  absl::Status Post(int32_t layer, const SealedPages& sealed, std::span<const float> q) override {
+    kmax_.Extend(*sealed.pool, sealed.pages);
+    next_ ^= 1;
+    Selection& selection = selections_[next_];
+    const SelectInput input = {.pool = sealed.pool,
+                               .layer = layer,
+                               .sealed_pages = sealed.pages,
+                               .kmax = &kmax_,
+                               .q = q,
+                               .params = params_};
+    Select(input, scratch_, &selection);
+    TS_RETURN_IF_ERROR(Gather(input, &selection));
+    posted_.push_back({layer, next_});
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<SelectedRows> Take(int32_t layer) override {
+    TS_CHECK(!posted_.empty() && posted_.front().layer == layer);
+    const Selection& selection = selections_[posted_.front().slot];
+    posted_.pop_front();
+    return SelectedRows{
+        .count = selection.count, .tokens = selection.tokens, .rows = selection.rows};
+  }
+
+ private:
+  struct Posted {
+    int32_t layer;
+    int slot;
+  };
+  const SelectParams params_;
+  RunningKmax kmax_;
+  SelectScratch scratch_;
+  std::array<Selection, 2> selections_;  // the one in use and the one posted ahead
+  int next_ = 0;
+  std::deque<Posted> posted_;
+};
+
+class StoreFetcher final : public RowFetcher {
+ public:
+  StoreFetcher(KvClient* store, const SelectParams& params) : store_(store), params_(params) {}
+
+  absl::Status Post(int32_t layer, const SealedPages& sealed, std::span<const float> q) override {
+    TS_ASSIGN_OR_RETURN(const uint64_t ticket,
+                        store_->PostSelect({.sequence = sealed.sequence,
+                                            .layer = layer,
+                                            .sealed_pages = static_cast<int64_t>(sealed.pages.size()),
+                                            .q = q,
+                                            .params = params_}));
+    posted_.push_back({layer, ticket});
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<SelectedRows> Take(int32_t layer) override {
+    TS_CHECK(!posted_.empty() && posted_.front().layer == layer);
+    const uint64_t ticket = posted_.front().ticket;
+    posted_.pop_front();
+    return store_->FinishSelect(ticket);
+  }
+
+ private:
+  struct Posted {
+    int32_t layer;
+    uint64_t ticket;
+  };
+  KvClient* store_;
+  const SelectParams params_;
+  std::deque<Posted> posted_;
+};
+
+}  // namespace
+
+std::unique_ptr<RowFetcher> MakeInlineFetcher(const PoolShape& shape, const SelectParams& params) {
+  return std::make_unique<InlineFetcher>(shape, params);
+}
+
+std::unique_ptr<RowFetcher> MakeStoreFetcher(KvClient* store, const SelectParams& params) {
+  return std::make_unique<StoreFetcher>(store, params);
+}
+
+}  // namespace tailor

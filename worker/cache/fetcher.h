@@ -1,0 +1,36 @@
+// Brings the dominant rows of sparse layers to the worker: posted with a query (the layer's own, or
+// predicted one layer ahead), taken when the layer attends. ALGORITHM §3.2-3.4, §4.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "kvstore/client/kv_client.h"
+#include "kvstore/select/select.h"
+#include "worker/policy/layer_policy.h"
+
+namespace tailor {
+
+// What a selection looks at: the sequence's sealed pages.
+struct SealedPages {
+  const PoolView* pool = nullptr;
+  std::span<const PageId> pages;
+  SequenceHandle sequence;
+};
+
+class RowFetcher {
+ public:
+  virtual ~RowFetcher() = default;
+  // Starts the selection of one layer. At most kMaxPendingSelects layers may be posted and not taken.
+  virtual absl::Status Post(int32_t layer, const SealedPages& sealed, std::span<const float> q) = 0;
+  // The rows of the oldest post, which must be of `layer`; valid until the next-but-one Post.
+  // Errors: DataLoss (a row failed its check), DeadlineExceeded, Unavailable.
+  virtual absl::StatusOr<SelectedRows> Take(int32_t layer) = 0;
+};
+
+// `inline`: this thread selects over the mapped pages. `store`: the store's threads do.
+std::unique_ptr<RowFetcher> MakeInlineFetcher(const PoolShape& shape, const SelectParams& params);
+std::unique_ptr<RowFetcher> MakeStoreFetcher(KvClient* store, const SelectParams& params);
+
+}  // namespace tailor

@@ -1,0 +1,22 @@
+#include "worker/cache/layer_cache.h"
+
+namespace tailor {
+
+void AttendScratch::Clear(int32_t kv_heads) {
+  segments.resize(kv_heads);
+  pages.resize(kv_heads);
+  for (auto& list : segments) list.clear();
+  for (auto& list : pages) list.clear();
+}
+
+std::span<const std::span<const RowSegment>> AttendScratch::Segments() {
+  segment_spans.assign(segments.begin(), segments.end());
+  return segment_spans;
+}
+
+std::span<const std::span<const std::byte* const>> AttendScratch::Pages() {
+  page_spans.assign(pages.begin(), pages.end());
+  return page_spans;
+}
+
+}  // namespace tailor

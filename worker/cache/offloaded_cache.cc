@@ -1,0 +1,79 @@
+#include "worker/cache/offloaded_cache.h"
+
+#include <algorithm>
+
+namespace tailor {
+
+OffloadedCache::OffloadedCache(Backend* backend, int32_t layer, const PoolShape& shape,
+                               int32_t sink_tokens, int64_t window_slots)
+    : backend_(backend),
+      layer_(layer),
+      kv_heads_(shape.kv_heads),
+      head_dim_(shape.head_dim),
+      sink_tokens_(sink_tokens),
+      window_slots_(window_slots),
+      window_(backend, shape.kv_heads, shape.head_dim) {}
+
+absl::Status OffloadedCache::LoadSink(const PagedRows& rows) {
+  const int64_t head_elements = int64_t{sink_tokens_} * 2 * head_dim_;
+  TS_ASSIGN_OR_RETURN(
+      sink_, backend_->Allocate(kv_heads_ * head_elements * static_cast<int64_t>(sizeof(BFloat16))));
+  for (int32_t head = 0; head < kv_heads_; ++head) {
+    const std::span<const BFloat16> source(rows.pool->Rows(layer_, head, rows.pages[0]),
+                                           head_elements);
+    backend_->Upload(std::as_bytes(source), SinkRows(head));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status OffloadedCache::Extend(const PagedRows& rows) {
+  TS_RETURN_IF_ERROR(window_.EnsureSlots(window_slots_));
+  if (sink_tokens_ > 0 && sealed_pages_ == 0 && rows.sealed_pages > 0) {
+    TS_RETURN_IF_ERROR(LoadSink(rows));
+  }
+  sealed_pages_ = rows.sealed_pages;
+  for (int64_t first = rows.sealed_pages * kPageTokens; first < rows.tokens;
+       first += kPageTokens) {
+    window_.Load(*rows.pool, layer_, rows.pages[first / kPageTokens], first,
+                 std::min(first + kPageTokens, rows.tokens));
+  }
+  return absl::OkStatus();
+}
+
+void OffloadedCache::NewRows(int64_t position, std::span<BFloat16*> out) {
+  for (int32_t head = 0; head < kv_heads_; ++head) out[head] = window_.Row(head, position);
+}
+
+void OffloadedCache::Attend(const AttendCall& call, AttendScratch& scratch) {
+  scratch.Clear(kv_heads_);
+  const int64_t row_elements = int64_t{2} * head_dim_;
+  for (int32_t head = 0; head < kv_heads_; ++head) {
+    std::vector<RowSegment>& segments = scratch.segments[head];
+    if (sealed_pages_ > 0 && sink_tokens_ > 0) segments.push_back({SinkRows(head), sink_tokens_});
+    if (call.fetched.count > 0) {
+      segments.push_back(
+          {call.fetched.rows.data() + int64_t{head} * call.fetched.count * row_elements,
+           call.fetched.count});
+    }
+    window_.AppendSegments(head, sealed_pages_ * kPageTokens, call.tokens, &segments);
+  }
+  backend_->Attend({.q = call.q,
+                    .segments = scratch.Segments(),
+                    .head_dim = head_dim_,
+                    .mask = Mask::kNone,
+                    .out = call.out,
+                    .lse = call.lse});
+}
+
+absl::Status OffloadedCache::Seal(const PagedRows& rows, int64_t page) {
+  TS_CHECK(page == sealed_pages_);
+  if (sink_tokens_ > 0 && page == 0) TS_RETURN_IF_ERROR(LoadSink(rows));
+  sealed_pages_ = page + 1;
+  return absl::OkStatus();
+}
+
+LayerBytes OffloadedCache::bytes() const {
+  return {.codes = 0, .resident = sink_.bytes() + window_.bytes()};
+}
+
+}  // namespace tailor

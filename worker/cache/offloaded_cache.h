@@ -1,0 +1,36 @@
+// A sparse layer: only sink and window are resident; the dominant tokens' rows come with each call.
+// ALGORITHM §3.1, §3.5.
+#pragma once
+
+#include "worker/cache/layer_cache.h"
+#include "worker/cache/resident_window.h"
+
+namespace tailor {
+
+class OffloadedCache final : public LayerCache {
+ public:
+  OffloadedCache(Backend* backend, int32_t layer, const PoolShape& shape, int32_t sink_tokens,
+                 int64_t window_slots);
+
+  absl::Status Extend(const PagedRows& rows) override;
+  void NewRows(int64_t position, std::span<BFloat16*> out) override;
+  // One exact softmax over sink, call.fetched and the window.
+  void Attend(const AttendCall& call, AttendScratch& scratch) override;
+  absl::Status Seal(const PagedRows& rows, int64_t page) override;
+  LayerBytes bytes() const override;
+
+ private:
+  absl::Status LoadSink(const PagedRows& rows);
+  BFloat16* SinkRows(int32_t kv_head) const {
+    return sink_.As<BFloat16>() + int64_t{kv_head} * sink_tokens_ * 2 * head_dim_;
+  }
+
+  Backend* backend_;
+  int32_t layer_, kv_heads_, head_dim_, sink_tokens_;
+  int64_t window_slots_;
+  int64_t sealed_pages_ = 0;
+  DeviceBuffer sink_;  // [kv_heads][sink_tokens][2][head_dim], once page 0 is sealed
+  ResidentWindow window_;
+};
+
+}  // namespace tailor

@@ -1,0 +1,227 @@
+#include "worker/cache/sequence_cache.h"
+
+#include <algorithm>
+
+#include "worker/cache/full_cache.h"
+#include "worker/cache/offloaded_cache.h"
+#include "worker/cache/quantized_cache.h"
+
+namespace tailor {
+namespace {
+
+int64_t PagesFor(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
+
+// Pages the window may straddle: less than a page plus WindowTokens() is ever unsealed.
+int64_t WindowSlots(const LayerPolicy& policy) {
+  return PagesFor(kPageTokens + policy.WindowTokens());
+}
+
+std::unique_ptr<LayerCache> MakeLayerCache(Backend* backend, int32_t layer, const PoolShape& shape,
+                                           const LayerPolicy& policy, CacheMode mode) {
+  if (mode == CacheMode::kFull) return std::make_unique<FullCache>(backend, layer, shape);
+  if (policy.IsQuantized(layer)) {
+    return std::make_unique<QuantizedCache>(backend, layer, shape, policy.bits,
+                                            WindowSlots(policy));
+  }
+  return std::make_unique<OffloadedCache>(backend, layer, shape, policy.sink_tokens,
+                                          WindowSlots(policy));
+}
+
+}  // namespace
+
+SequenceCache::SequenceCache(Backend* backend, KvClient* store, const PoolView* pool,
+                             const LayerPolicy& policy, CacheMode mode, SequenceGrant grant)
+    : backend_(backend),
+      store_(store),
+      pool_(pool),
+      policy_(policy),
+      mode_(mode),
+      grant_(std::move(grant)) {
+  for (int32_t layer = 0; layer < pool_->shape().layers; ++layer) {
+    layers_.push_back(MakeLayerCache(backend_, layer, pool_->shape(), policy_, mode_));
+  }
+  fetcher_ = policy_.selector == Selector::kStore
+                 ? MakeStoreFetcher(store_, policy_.select)
+                 : MakeInlineFetcher(pool_->shape(), policy_.select);
+}
+
+absl::StatusOr<std::unique_ptr<SequenceCache>> SequenceCache::Make(
+    Backend* backend, KvClient* store, const PoolView* pool, const LayerPolicy& policy,
+    CacheMode mode, SequenceGrant grant) {
+  std::unique_ptr<SequenceCache> cache(
+      new SequenceCache(backend, store, pool, policy, mode, std::move(grant)));
+  TS_RETURN_IF_ERROR(cache->LoadGrant());
+  return cache;
+}
+
+absl::Status SequenceCache::LoadGrant() {
+  const int64_t tokens = grant_.committed_tokens;
+  if (grant_.sealed_pages > 0) {
+    TS_RETURN_IF_ERROR(store_->VerifyPages(grant_.handle, 0, grant_.sealed_pages));
+  }
+  for (int64_t position = 0; position < tokens; ++position) {
+    token_ids_.push_back(
+        pool_->Tokens(grant_.pages[position / kPageTokens])[position % kPageTokens]);
+  }
+  exact_tokens_ = grant_.exact ? tokens : 0;
+  // A lost lease may have come between the commit and the seal of a page.
+  TS_RETURN_IF_ERROR(SealUpTo(PagesToSeal(tokens)));
+  for (int32_t layer = 0; layer < pool_->shape().layers; ++layer) {
+    TS_RETURN_IF_ERROR(layers_[layer]->Extend(Rows(tokens)));
+  }
+  return absl::OkStatus();
+}
+
+LayerBytes SequenceCache::Quote(const LayerPolicy& policy, const PoolShape& shape, CacheMode mode,
+                                int64_t tokens) {
+  const int64_t page_bytes = ResidentWindow::PageBytes(shape.kv_heads, shape.head_dim);
+  if (mode == CacheMode::kFull) {
+    return {.codes = 0, .resident = PagesFor(tokens) * page_bytes * shape.layers};
+  }
+  LayerBytes bytes;
+  const int64_t sealed = std::max<int64_t>(0, tokens - policy.WindowTokens()) / kPageTokens;
+  bytes.resident = WindowSlots(policy) * page_bytes * shape.layers;
+  if (sealed > 0) {
+    bytes.resident += static_cast<int64_t>(policy.SparseLayers(shape.layers).size()) *
+                      shape.kv_heads * policy.sink_tokens * 2 * shape.head_dim *
+                      static_cast<int64_t>(sizeof(BFloat16));
+  }
+  const QuantizedPageShape codes = {.bits = policy.bits, .head_dim = shape.head_dim};
+  bytes.codes = static_cast<int64_t>(policy.quantized_layers.size()) * sealed * shape.kv_heads *
+                codes.PageBytes();
+  return bytes;
+}
+
+int64_t SequenceCache::PagesToSeal(int64_t tokens) const {
+  return std::max<int64_t>(0, tokens - policy_.WindowTokens()) / kPageTokens;
+}
+
+PagedRows SequenceCache::Rows(int64_t tokens) const {
+  return {.pool = pool_,
+          .pages = grant_.pages,
+          .sealed_pages = PagesToSeal(tokens),
+          .tokens = tokens};
+}
+
+absl::Status SequenceCache::Reserve(int64_t tokens) {
+  const int64_t missing = PagesFor(tokens) - static_cast<int64_t>(grant_.pages.size());
+  if (missing > 0) {
+    TS_ASSIGN_OR_RETURN(const std::vector<PageId> pages,
+                        store_->ReservePages(grant_.handle, missing));
+    grant_.pages.insert(grant_.pages.end(), pages.begin(), pages.end());
+  }
+  for (const auto& layer : layers_) TS_RETURN_IF_ERROR(layer->Extend(Rows(this->tokens())));
+  return absl::OkStatus();
+}
+
+BFloat16* SequenceCache::StoreRow(int32_t layer, int32_t kv_head, int64_t position) const {
+  return pool_->Rows(layer, kv_head, grant_.pages[position / kPageTokens]) +
+         (position % kPageTokens) * 2 * pool_->shape().head_dim;
+}
+
+void SequenceCache::NewRows(int32_t layer, std::span<BFloat16*> store_rows,
+                            std::span<BFloat16*> window_rows) {
+  TS_CHECK(tokens() < static_cast<int64_t>(grant_.pages.size()) * kPageTokens);
+  for (int32_t head = 0; head < pool_->shape().kv_heads; ++head) {
+    store_rows[head] = StoreRow(layer, head, tokens());
+  }
+  layers_[layer]->NewRows(tokens(), window_rows);
+}
+
+bool SequenceCache::Fetches(int32_t layer) const {
+  return mode_ == CacheMode::kHybrid && grant_.sealed_pages > 0 && !policy_.IsQuantized(layer);
+}
+
+absl::Status SequenceCache::PostFetch(int32_t layer, std::span<const float> q) {
+  const std::span<const PageId> sealed(grant_.pages.data(),
+                                       static_cast<size_t>(grant_.sealed_pages));
+  return fetcher_->Post(layer, {.pool = pool_, .pages = sealed, .sequence = grant_.handle}, q);
+}
+
+absl::Status SequenceCache::Attend(int32_t layer, MatrixView<const float> q,
+                                   MatrixView<float> out) {
+  AttendCall call = {.q = q, .tokens = tokens() + 1, .fetched = {}, .out = out, .lse = {}};
+  if (Fetches(layer)) {
+    TS_ASSIGN_OR_RETURN(call.fetched, fetcher_->Take(layer));
+    rows_fetched_ += int64_t{call.fetched.count} * pool_->shape().kv_heads;
+  }
+  layers_[layer]->Attend(call, scratch_);
+  if (probe_ != nullptr) probe_->OnAttend(layer, Rows(tokens() + 1), call);
+  return absl::OkStatus();
+}
+
+absl::Status SequenceCache::PublishTokens(std::span<const TokenId> ids) {
+  for (const TokenId id : ids) {
+    const int64_t position = tokens();
+    pool_->Tokens(grant_.pages[position / kPageTokens])[position % kPageTokens] = id;
+    token_ids_.push_back(id);
+  }
+  grant_.committed_tokens = tokens();
+  return store_->Commit(grant_.handle, tokens());
+}
+
+absl::Status SequenceCache::SealUpTo(int64_t sealed_pages) {
+  while (grant_.sealed_pages < sealed_pages) {
+    // One call for each run of pages of one origin.
+    const bool exact = (grant_.sealed_pages + 1) * kPageTokens <= exact_tokens_;
+    const int64_t exact_pages = std::min(sealed_pages, exact_tokens_ / kPageTokens);
+    const int64_t end = exact ? exact_pages : sealed_pages;
+    TS_RETURN_IF_ERROR(store_->SealPages(grant_.handle, end - grant_.sealed_pages,
+                                         exact ? PageOrigin::kExactPrefill : PageOrigin::kDecoded));
+    grant_.sealed_pages = end;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SequenceCache::CommitToken(TokenId token) {
+  TS_RETURN_IF_ERROR(PublishTokens(std::span(&token, 1)));
+  const int64_t sealed = PagesToSeal(tokens());
+  if (sealed == grant_.sealed_pages) return absl::OkStatus();
+  const int64_t page = grant_.sealed_pages;
+  TS_RETURN_IF_ERROR(SealUpTo(sealed));
+  for (const auto& layer : layers_) TS_RETURN_IF_ERROR(layer->Seal(Rows(tokens()), page));
+  return absl::OkStatus();
+}
+
+std::span<const std::span<const RowSegment>> SequenceCache::StoreSegments(int32_t layer,
+                                                                          int64_t tokens) {
+  scratch_.Clear(pool_->shape().kv_heads);
+  for (int32_t head = 0; head < pool_->shape().kv_heads; ++head) {
+    for (int64_t first = 0; first < tokens; first += kPageTokens) {
+      scratch_.segments[head].push_back(
+          {StoreRow(layer, head, first),
+           static_cast<int32_t>(std::min<int64_t>(kPageTokens, tokens - first))});
+    }
+  }
+  return scratch_.Segments();
+}
+
+absl::Status SequenceCache::ExtendLayer(int32_t layer, int64_t tokens) {
+  return layers_[layer]->Extend(Rows(tokens));
+}
+
+absl::Status SequenceCache::CommitPrefill(std::span<const TokenId> new_tokens) {
+  if (exact_tokens_ == tokens()) exact_tokens_ += static_cast<int64_t>(new_tokens.size());
+  TS_RETURN_IF_ERROR(PublishTokens(new_tokens));
+  return SealUpTo(PagesToSeal(tokens()));
+}
+
+CacheTotals SequenceCache::totals() const {
+  CacheTotals totals;
+  for (const auto& layer : layers_) {
+    const LayerBytes bytes = layer->bytes();
+    totals.worker.codes += bytes.codes;
+    totals.worker.resident += bytes.resident;
+  }
+  const PoolShape& shape = pool_->shape();
+  const int64_t pages = static_cast<int64_t>(grant_.pages.size());
+  const int64_t row_bytes = int64_t{2} * shape.head_dim * static_cast<int64_t>(sizeof(BFloat16));
+  totals.store_rows = pages * shape.layers * shape.kv_heads * kPageTokens * row_bytes;
+  totals.store_index = pages * static_cast<int64_t>(shape.sparse_layers.size()) * shape.kv_heads *
+                       shape.head_dim * (kPageTokens + 2 * static_cast<int64_t>(sizeof(float)));
+  totals.rows_fetched = rows_fetched_;
+  totals.bytes_fetched = rows_fetched_ * row_bytes;
+  return totals;
+}
+
+}  // namespace tailor

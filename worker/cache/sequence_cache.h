@@ -1,0 +1,97 @@
+// A sequence's KV as one worker holds it: its pages in the store and one LayerCache a layer.
+//
+// Pages are the truth. Every token's rows go to its open page (mapped memory) as well as to the
+// layer's window; Commit publishes them; a page is sealed once WindowTokens() newer tokens exist.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "kvstore/client/kv_client.h"
+#include "worker/cache/fetcher.h"
+#include "worker/cache/layer_cache.h"
+#include "worker/policy/layer_policy.h"
+
+namespace tailor {
+
+enum class CacheMode { kHybrid, kFull };
+
+struct CacheTotals {
+  LayerBytes worker;
+  int64_t store_rows = 0, store_index = 0;  // bytes of this sequence's pages
+  int64_t rows_fetched = 0, bytes_fetched = 0;
+};
+
+// What one decode step's attention did in a sparse layer; the quality harness listens.
+class AttendProbe {
+ public:
+  virtual ~AttendProbe() = default;
+  // q, out: [1][q_heads * head_dim] in device memory; fetched.count is 0 where nothing was selected.
+  virtual void OnAttend(int32_t layer, const PagedRows& rows, const AttendCall& call) = 0;
+};
+
+class SequenceCache {
+ public:
+  // `pool` and `store` outlive the cache. Loads what the grant already holds, after verifying its
+  // sealed pages. Errors: DataLoss, ResourceExhausted.
+  static absl::StatusOr<std::unique_ptr<SequenceCache>> Make(Backend* backend, KvClient* store,
+                                                             const PoolView* pool,
+                                                             const LayerPolicy& policy,
+                                                             CacheMode mode, SequenceGrant grant);
+  // Worker bytes of a sequence of `tokens` tokens: what Make and Reserve allocate, exactly.
+  static LayerBytes Quote(const LayerPolicy& policy, const PoolShape& shape, CacheMode mode,
+                          int64_t tokens);
+
+  // Reserves store pages and worker rows for `tokens` tokens in all.
+  absl::Status Reserve(int64_t tokens);
+
+  // --- decode, one token: for every layer NewRows, (Fetch,) Attend; then CommitToken ---
+  // Pointers to the new token's rows: [kv_heads] in the store's page, then [kv_heads] in the window.
+  void NewRows(int32_t layer, std::span<BFloat16*> store_rows, std::span<BFloat16*> window_rows);
+  bool Fetches(int32_t layer) const;  // sparse, hybrid, and something is sealed
+  absl::Status PostFetch(int32_t layer, std::span<const float> q);
+  absl::Status Attend(int32_t layer, MatrixView<const float> q, MatrixView<float> out);
+  absl::Status CommitToken(TokenId token);
+
+  // --- prefill, layer-major: rows go to the pages, then each layer catches up ---
+  BFloat16* StoreRow(int32_t layer, int32_t kv_head, int64_t position) const;
+  // Segments of positions [0, tokens) of one layer in the store's pages, per KV head.
+  std::span<const std::span<const RowSegment>> StoreSegments(int32_t layer, int64_t tokens);
+  absl::Status ExtendLayer(int32_t layer, int64_t tokens);
+  // After every layer caught up: publishes the new tokens and seals what left the window.
+  absl::Status CommitPrefill(std::span<const TokenId> new_tokens);
+
+  int64_t tokens() const { return static_cast<int64_t>(token_ids_.size()); }
+  std::span<const TokenId> token_ids() const { return token_ids_; }
+  SequenceHandle handle() const { return grant_.handle; }
+  CacheMode mode() const { return mode_; }
+  CacheTotals totals() const;
+  void set_probe(AttendProbe* probe) { probe_ = probe; }
+
+ private:
+  SequenceCache(Backend* backend, KvClient* store, const PoolView* pool, const LayerPolicy& policy,
+                CacheMode mode, SequenceGrant grant);
+  absl::Status LoadGrant();
+  int64_t PagesToSeal(int64_t tokens) const;
+  PagedRows Rows(int64_t tokens) const;
+  absl::Status PublishTokens(std::span<const TokenId> ids);
+  absl::Status SealUpTo(int64_t sealed_pages);
+
+  Backend* backend_;
+  KvClient* store_;
+  const PoolView* pool_;
+  const LayerPolicy policy_;
+  const CacheMode mode_;
+  SequenceGrant grant_;  // pages and counts are kept current
+  std::vector<TokenId> token_ids_;
+  int64_t exact_tokens_ = 0;  // leading tokens whose rows came from exact prefill
+  std::vector<std::unique_ptr<LayerCache>> layers_;
+  std::unique_ptr<RowFetcher> fetcher_;
+  AttendScratch scratch_;
+  AttendProbe* probe_ = nullptr;
+  int64_t rows_fetched_ = 0;
+};
+
+}  // namespace tailor

@@ -1,0 +1,362 @@
+#include "worker/engine.h"
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <future>
+#include <map>
+#include <mutex>
+#include <set>
+#include <thread>
+
+#include "common/log.h"
+#include "common/model_file/model_file.h"
+#include "common/status.h"
+#include "worker/admission.h"
+#include "worker/live_sequence.h"
+#include "worker/scheduler/scheduler.h"
+#include "worker/turn.h"
+
+namespace tailor {
+namespace {
+
+class LlamaEngine final : public Engine {
+ public:
+  LlamaEngine(const EngineOptions& options, LayerPolicy policy, std::unique_ptr<Backend> backend,
+              std::unique_ptr<KvClient> store)
+      : options_(options),
+        policy_(std::move(policy)),
+        backend_(std::move(backend)),
+        store_(std::move(store)) {}
+  ~LlamaEngine() override;
+
+  absl::Status Load(const ModelFile& file);
+  void Start() { thread_ = std::thread([this] { Run(); }); }
+
+  absl::StatusOr<TurnId> Submit(TurnRequest request, std::shared_ptr<TurnSink> sink) override;
+  void Cancel(TurnId turn) override;
+  absl::Status Fork(const SequenceKey& parent, const SequenceKey& child) override;
+  absl::Status Remove(const SequenceKey& sequence) override;
+  const ModelInfo& info() const override { return info_; }
+  EngineStats stats() const override;
+
+ private:
+  using TurnMap = std::map<TurnId, std::shared_ptr<Turn>>;
+
+  // --- engine thread ---
+  void Run();
+  BatchPlan WaitForWork();
+  void RunDecode(Turn& turn);
+  void RunPrefill(Turn& turn);
+  absl::Status StartTurn(Turn& turn);
+  void AfterLogits(Turn& turn);
+  void Finish(Turn& turn, absl::StatusOr<FinishReason> outcome);
+  void DropSequence(Turn& turn, const absl::Status& error);
+  void PublishStats();
+
+  // Runs `work` on the engine thread and waits for it. Unavailable when the engine stops.
+  absl::Status OnEngineThread(std::function<absl::Status()> work);
+  bool IsBusy(const SequenceKey& key) const;
+
+  const EngineOptions options_;
+  const LayerPolicy policy_;
+  // Order matters: buffers go before the backend that owns their memory.
+  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<KvClient> store_;
+  PoolView pool_;
+  LlamaModel model_;
+  StepBuffers buffers_;
+  std::unique_ptr<LiveSequences> live_;
+  std::vector<float> logits_;  // [vocab], host
+  ModelInfo info_;
+  AdmissionLimits limits_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable wake_;
+  // Guarded by mutex_:
+  bool stopping_ = false;
+  TurnId next_turn_ = 1;
+  TurnMap turns_;                                     // admitted, not finished
+  std::map<SequenceKey, int64_t> busy_;               // sequence -> quoted worker bytes
+  std::deque<std::packaged_task<absl::Status()>> tasks_;
+  EngineStats stats_;
+
+  std::thread thread_;
+};
+
+LlamaEngine::~LlamaEngine() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_all();
+  if (thread_.joinable()) thread_.join();
+}
+
+absl::Status LlamaEngine::Load(const ModelFile& file) {
+  const LlamaHyperparameters& shape = file.hyperparameters();
+  TS_RETURN_IF_ERROR(policy_.Validate(shape, file.fingerprint()));
+  limits_ = {.context_tokens = options_.context_tokens > 0
+                                   ? std::min(options_.context_tokens, shape.context_tokens)
+                                   : shape.context_tokens,
+             .vocab = shape.vocab,
+             .worker_memory_bytes = options_.worker_memory_bytes};
+  TS_ASSIGN_OR_RETURN(model_, LoadLlama(file, backend_.get(), limits_.context_tokens, nullptr));
+  TS_ASSIGN_OR_RETURN(buffers_, StepBuffers::Make(model_, options_.prefill_chunk_tokens));
+  logits_.resize(shape.vocab);
+  const PoolSpec spec = {.model = file.fingerprint(),
+                         .policy = policy_.fingerprint(),
+                         .shape = {.layers = shape.layers,
+                                   .kv_heads = shape.kv_heads,
+                                   .head_dim = shape.head_dim,
+                                   .sparse_layers = policy_.SparseLayers(shape.layers)},
+                         .max_bytes = 0};
+  TS_ASSIGN_OR_RETURN(pool_, store_->OpenPool(spec));
+  live_ = std::make_unique<LiveSequences>(backend_.get(), store_.get(), &pool_, policy_);
+  info_ = {.name = file.name(),
+           .weights = file.fingerprint(),
+           .policy = policy_.fingerprint(),
+           .context_tokens = limits_.context_tokens,
+           .layers = shape.layers,
+           .vocab = shape.vocab,
+           .quantized_layers = policy_.quantized_layers,
+           .policy_summary = policy_.Summary()};
+  stats_.weight_bytes = model_.weights.bytes;
+  stats_.worker_kv_limit_bytes = options_.worker_memory_bytes;
+  return absl::OkStatus();
+}
+
+bool LlamaEngine::IsBusy(const SequenceKey& key) const {
+  const std::lock_guard lock(mutex_);
+  return busy_.contains(key);
+}
+
+absl::StatusOr<TurnId> LlamaEngine::Submit(TurnRequest request, std::shared_ptr<TurnSink> sink) {
+  const std::lock_guard lock(mutex_);
+  if (stopping_) return absl::UnavailableError("the worker is stopping");
+  if (busy_.contains(request.sequence)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("sequence ", request.sequence.name, " already runs a turn"));
+  }
+  int64_t running_bytes = 0;
+  for (const auto& [key, bytes] : busy_) running_bytes += bytes;
+  TS_RETURN_IF_ERROR(AdmitTurn(request, limits_, policy_, pool_.shape(), running_bytes));
+  auto turn = std::make_shared<Turn>();
+  turn->id = next_turn_++;
+  turn->submitted = Turn::Clock::now();
+  turn->sink = std::move(sink);
+  turn->request = std::move(request);
+  busy_[turn->request.sequence] = QuoteTurn(turn->request, policy_, pool_.shape());
+  turns_[turn->id] = turn;
+  wake_.notify_one();
+  return turn->id;
+}
+
+void LlamaEngine::Cancel(TurnId turn) {
+  const std::lock_guard lock(mutex_);
+  const auto it = turns_.find(turn);
+  if (it != turns_.end()) it->second->cancelled = true;
+}
+
+absl::Status LlamaEngine::OnEngineThread(std::function<absl::Status()> work) {
+  std::packaged_task<absl::Status()> task(std::move(work));
+  std::future<absl::Status> done = task.get_future();
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopping_) return absl::UnavailableError("the worker is stopping");
+    tasks_.push_back(std::move(task));
+  }
+  wake_.notify_one();
+  return done.get();
+}
+
+absl::Status LlamaEngine::Fork(const SequenceKey& parent, const SequenceKey& child) {
+  return OnEngineThread([&]() -> absl::Status {
+    if (IsBusy(parent)) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("sequence ", parent.name, " runs a turn: fork it when the turn has ended"));
+    }
+    return live_->Fork(parent, child);
+  });
+}
+
+absl::Status LlamaEngine::Remove(const SequenceKey& sequence) {
+  return OnEngineThread([&]() -> absl::Status {
+    TurnMap turns;
+    {
+      const std::lock_guard lock(mutex_);
+      turns = turns_;
+    }
+    for (const auto& [id, turn] : turns) {
+      if (turn->request.sequence == sequence) Finish(*turn, FinishReason::kCancelled);
+    }
+    return live_->Remove(sequence);
+  });
+}
+
+EngineStats LlamaEngine::stats() const {
+  EngineStats stats;
+  {
+    const std::lock_guard lock(mutex_);
+    stats = stats_;
+    for (const auto& [id, turn] : turns_) {
+      ++(turn->stage == TurnStage::kWaiting ? stats.turns_queued : stats.turns_running);
+    }
+  }
+  const auto store = store_->Stats();
+  if (store.ok()) stats.store = *store;
+  return stats;
+}
+
+BatchPlan LlamaEngine::WaitForWork() {
+  std::unique_lock lock(mutex_);
+  wake_.wait(lock, [this] { return stopping_ || !tasks_.empty() || !turns_.empty(); });
+  while (!tasks_.empty()) {
+    std::packaged_task<absl::Status()> task = std::move(tasks_.front());
+    tasks_.pop_front();
+    lock.unlock();
+    task();
+    lock.lock();
+  }
+  std::vector<ScheduledTurn> snapshot;
+  for (const auto& [id, turn] : turns_) snapshot.push_back({id, turn->stage});
+  return PlanBatch(snapshot, options_.max_sequences);
+}
+
+void LlamaEngine::Run() {
+  const auto find = [this](TurnId id) -> std::shared_ptr<Turn> {
+    const std::lock_guard lock(mutex_);
+    const auto it = turns_.find(id);
+    return it == turns_.end() ? nullptr : it->second;
+  };
+  while (true) {
+    const BatchPlan plan = WaitForWork();
+    {
+      const std::lock_guard lock(mutex_);
+      if (stopping_) break;
+    }
+    for (const TurnId id : plan.decode) {
+      if (const auto turn = find(id)) RunDecode(*turn);
+    }
+    if (plan.prefill.has_value()) {
+      if (const auto turn = find(*plan.prefill)) RunPrefill(*turn);
+    }
+    PublishStats();
+  }
+  TurnMap turns;
+  {
+    const std::lock_guard lock(mutex_);
+    turns = turns_;
+  }
+  for (const auto& [id, turn] : turns) {
+    Finish(*turn, absl::UnavailableError("the worker is stopping"));
+  }
+  live_->DetachAll();
+}
+
+absl::Status LlamaEngine::StartTurn(Turn& turn) {
+  turn.sink->OnProgress(TurnPhase::kLoading, 0, 1);
+  const SequenceKey& key = turn.request.sequence;
+  const int64_t held = live_->Holds(key) ? 0 : QuoteTurn(turn.request, policy_, pool_.shape());
+  live_->MakeRoom(held, options_.worker_memory_bytes, options_.max_sequences,
+                  [this](const SequenceKey& other) { return IsBusy(other); });
+  TS_ASSIGN_OR_RETURN(SequenceCache * cache,
+                      live_->Acquire(key, turn.request.history, turn.mode()));
+  return BeginTurn(model_, cache, turn);
+}
+
+void LlamaEngine::RunPrefill(Turn& turn) {
+  if (turn.cancelled) return Finish(turn, FinishReason::kCancelled);
+  if (turn.stage == TurnStage::kWaiting) {
+    const absl::Status started = StartTurn(turn);
+    if (!started.ok()) return Finish(turn, started);
+  }
+  const absl::Status ran = turn.prefill->RunUnit(buffers_);
+  if (!ran.ok()) return DropSequence(turn, ran);
+  turn.sink->OnProgress(TurnPhase::kPrefill, turn.prefill->done_work(),
+                        turn.prefill->total_work());
+  if (!turn.prefill->done()) return;
+  turn.prefill.reset();
+  turn.stage = TurnStage::kDecoding;
+  AfterLogits(turn);
+}
+
+void LlamaEngine::RunDecode(Turn& turn) {
+  if (turn.cancelled) return Finish(turn, FinishReason::kCancelled);
+  const absl::Status ran = DecodeStep(model_, policy_, turn.newest, *turn.cache, buffers_);
+  if (!ran.ok()) return DropSequence(turn, ran);
+  AfterLogits(turn);
+}
+
+void LlamaEngine::AfterLogits(Turn& turn) {
+  backend_->Download(buffers_.logits.data, std::as_writable_bytes(std::span(logits_)));
+  const auto reason = EmitToken(logits_, limits_.context_tokens, turn);
+  if (reason.has_value()) Finish(turn, *reason);
+}
+
+// A failed step leaves rows half written: the worker forgets the sequence. Bad KV is removed from the
+// store as well, so that the next turn recomputes it.
+void LlamaEngine::DropSequence(Turn& turn, const absl::Status& error) {
+  turn.cache = nullptr;
+  turn.prefill.reset();
+  const SequenceKey& key = turn.request.sequence;
+  const absl::Status dropped =
+      absl::IsDataLoss(error) ? live_->Remove(key) : live_->Detach(key);
+  if (!dropped.ok()) spdlog::warn("sequence not released: {}", std::string(dropped.message()));
+  Finish(turn, error);
+}
+
+void LlamaEngine::Finish(Turn& turn, absl::StatusOr<FinishReason> outcome) {
+  CompleteReport(turn);
+  const bool half_done = turn.prefill != nullptr;
+  turn.prefill.reset();
+  turn.cache = nullptr;
+  // An abandoned prefill left the layers uneven; what was committed before it is in the store.
+  if (half_done) (void)live_->Detach(turn.request.sequence);
+  std::shared_ptr<Turn> keep;  // `turn` may be the map's last reference
+  {
+    const std::lock_guard lock(mutex_);
+    const auto it = turns_.find(turn.id);
+    if (it == turns_.end()) return;
+    keep = it->second;
+    turns_.erase(it);
+    busy_.erase(turn.request.sequence);
+    stats_.tokens_generated += turn.report.generated_tokens;
+    stats_.tokens_prefilled += turn.report.prefilled_tokens;
+    stats_.tokens_reused += turn.report.reused_tokens;
+  }
+  if (outcome.ok()) {
+    turn.sink->OnFinished(TurnResult{*outcome, turn.report});
+  } else {
+    turn.sink->OnFinished(outcome.status());
+  }
+}
+
+void LlamaEngine::PublishStats() {
+  const int live = live_->count();
+  const int64_t bytes = live_->worker_bytes();
+  const std::lock_guard lock(mutex_);
+  stats_.sequences_live = live;
+  stats_.worker_kv_bytes = bytes;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options,
+                                                       std::unique_ptr<ModelFile> model,
+                                                       LayerPolicy policy,
+                                                       std::unique_ptr<Backend> backend,
+                                                       std::unique_ptr<KvClient> store) {
+  if (options.prefill_chunk_tokens < 1 || options.max_sequences < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("prefill_chunk_tokens is ", options.prefill_chunk_tokens,
+                     " and max_sequences ", options.max_sequences, ", limit 1.. for both"));
+  }
+  auto engine = std::make_unique<LlamaEngine>(options, std::move(policy), std::move(backend),
+                                              std::move(store));
+  TS_RETURN_IF_ERROR(engine->Load(*model));
+  engine->Start();
+  return engine;
+}
+
+}  // namespace tailor

@@ -1,0 +1,73 @@
+#include "worker/turn.h"
+
+#include <algorithm>
+
+#include "common/status.h"
+#include "worker/admission.h"
+
+namespace tailor {
+namespace {
+
+double MillisBetween(Turn::Clock::time_point from, Turn::Clock::time_point to) {
+  return std::chrono::duration<double, std::milli>(to - from).count();
+}
+
+}  // namespace
+
+absl::Status BeginTurn(const LlamaModel& model, SequenceCache* cache, Turn& turn) {
+  turn.started = Turn::Clock::now();
+  turn.report.queue_ms = MillisBetween(turn.submitted, turn.started);
+  turn.cache = cache;
+  turn.rows_fetched_before = cache->totals().rows_fetched;
+  const auto& history = turn.request.history;
+  turn.report.reused_tokens = cache->tokens();
+  turn.report.prefilled_tokens = static_cast<int64_t>(history.size()) - cache->tokens();
+  TS_RETURN_IF_ERROR(cache->Reserve(TurnTokens(turn.request)));
+  TS_ASSIGN_OR_RETURN(
+      turn.prefill,
+      Prefill::Start(model, {history.begin() + cache->tokens(), history.end()}, *cache));
+  turn.sampler.emplace(turn.request.sampling, history);
+  turn.stage = TurnStage::kPrefilling;
+  return absl::OkStatus();
+}
+
+std::optional<FinishReason> EmitToken(std::span<const float> logits, int64_t context_tokens,
+                                      Turn& turn) {
+  const int64_t position = turn.total_tokens();
+  const Sample sample = turn.sampler->Next(logits, position);
+  turn.newest = sample.token;
+  if (turn.report.generated_tokens++ == 0) {
+    turn.first_token = Turn::Clock::now();
+    turn.report.prefill_ms = MillisBetween(turn.started, turn.first_token);
+    turn.report.time_to_first_token_ms = MillisBetween(turn.submitted, turn.first_token);
+  }
+  turn.sink->OnToken(sample.token, position, sample.logprob);
+  const auto& stops = turn.request.stop_tokens;
+  if (std::find(stops.begin(), stops.end(), sample.token) != stops.end()) {
+    return FinishReason::kStopToken;
+  }
+  if (turn.report.generated_tokens >= turn.request.max_new_tokens) return FinishReason::kLength;
+  if (turn.total_tokens() >= context_tokens) return FinishReason::kContextFull;
+  return std::nullopt;
+}
+
+void CompleteReport(Turn& turn) {
+  TurnReport& report = turn.report;
+  if (report.generated_tokens > 1) {
+    report.decode_ms = MillisBetween(turn.first_token, Turn::Clock::now());
+    report.tokens_per_second =
+        static_cast<double>(report.generated_tokens - 1) * 1000.0 / report.decode_ms;
+  }
+  if (turn.cache == nullptr) return;
+  const CacheTotals totals = turn.cache->totals();
+  report.rows_fetched = totals.rows_fetched - turn.rows_fetched_before;
+  if (totals.rows_fetched > 0) {
+    report.bytes_fetched = report.rows_fetched * (totals.bytes_fetched / totals.rows_fetched);
+  }
+  report.bytes = {.quantized_codes = totals.worker.codes,
+                  .resident = totals.worker.resident,
+                  .store_rows = totals.store_rows,
+                  .store_index = totals.store_index};
+}
+
+}  // namespace tailor

@@ -1,0 +1,53 @@
+// One turn in the engine: its request, where it stands, what it reports. Engine thread only, but for
+// `cancelled`.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <optional>
+
+#include "worker/engine.h"
+#include "worker/model/decode_step.h"
+#include "worker/model/prefill.h"
+#include "worker/sampling/sampler.h"
+#include "worker/scheduler/scheduler.h"
+
+namespace tailor {
+
+struct Turn {
+  using Clock = std::chrono::steady_clock;
+
+  TurnId id = 0;
+  TurnRequest request;
+  std::shared_ptr<TurnSink> sink;
+  std::atomic<bool> cancelled{false};  // set by any thread, read between units
+
+  TurnStage stage = TurnStage::kWaiting;
+  SequenceCache* cache = nullptr;      // from the start of the prefill on
+  std::unique_ptr<Prefill> prefill;
+  std::optional<Sampler> sampler;
+  TokenId newest = 0;                  // sampled, its KV not computed yet
+  int64_t rows_fetched_before = 0;     // by earlier turns of the sequence
+  TurnReport report;
+  Clock::time_point submitted, started, first_token;
+
+  CacheMode mode() const {
+    return request.attention == AttentionMode::kFull ? CacheMode::kFull : CacheMode::kHybrid;
+  }
+  int64_t total_tokens() const {
+    return static_cast<int64_t>(request.history.size()) + report.generated_tokens;
+  }
+};
+
+// Attaches the sequence, reserves room and prepares the prefill. Errors leave the sequence as it was.
+absl::Status BeginTurn(const LlamaModel& model, SequenceCache* cache, Turn& turn);
+
+// Samples the next token from `logits` [vocab] and emits it. Returns the reason to stop, if any.
+std::optional<FinishReason> EmitToken(std::span<const float> logits, int64_t context_tokens,
+                                      Turn& turn);
+
+// Fills in what is known at the end: times, rates, bytes.
+void CompleteReport(Turn& turn);
+
+}  // namespace tailor
