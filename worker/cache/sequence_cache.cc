@@ -145,6 +145,7 @@ absl::Status SequenceCache::Attend(int32_t layer, MatrixView<const float> q,
     TS_ASSIGN_OR_RETURN(call.fetched, fetcher_->Take(layer));
     rows_fetched_ += int64_t{call.fetched.count} * pool_->shape().kv_heads;
   }
+  if (probe_ != nullptr) call.lse = probe_->lse();
   layers_[layer]->Attend(call, scratch_);
   if (probe_ != nullptr) probe_->OnAttend(layer, Rows(tokens() + 1), call);
   return absl::OkStatus();

@@ -28,6 +28,8 @@ struct CacheTotals {
 class AttendProbe {
  public:
   virtual ~AttendProbe() = default;
+  // [1][q_heads] in device memory: where the layer's log-sum-exp goes before OnAttend is called.
+  virtual MatrixView<float> lse() = 0;
   // q, out: [1][q_heads * head_dim] in device memory; fetched.count is 0 where nothing was selected.
   virtual void OnAttend(int32_t layer, const PagedRows& rows, const AttendCall& call) = 0;
 };
@@ -68,7 +70,9 @@ class SequenceCache {
   SequenceHandle handle() const { return grant_.handle; }
   CacheMode mode() const { return mode_; }
   CacheTotals totals() const;
+  // For the quality harness: listen to attention, or select by other means (oracle, random).
   void set_probe(AttendProbe* probe) { probe_ = probe; }
+  void set_fetcher(std::unique_ptr<RowFetcher> fetcher) { fetcher_ = std::move(fetcher); }
 
  private:
   SequenceCache(Backend* backend, KvClient* store, const PoolView* pool, const LayerPolicy& policy,

@@ -1,0 +1,406 @@
+// The engine over a tiny model of random weights and a store in this process: what must hold whatever
+// the weights are.
+#include "worker/engine.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <future>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "common/model_file/model_file.h"
+#include "kvstore/client/local_kv_client.h"
+#include "tests/support/tiny_model.h"
+#include "worker/ops/backend.h"
+
+namespace tailor {
+namespace {
+
+using ::testing::HasSubstr;
+
+struct Outcome {
+  std::vector<TokenId> tokens;
+  std::vector<float> logprobs;
+  absl::StatusOr<TurnResult> result = absl::UnknownError("not finished");
+};
+
+// Collects a turn; optionally cancels it after a number of tokens.
+class CollectingSink final : public TurnSink {
+ public:
+  void OnProgress(TurnPhase, int64_t done, int64_t total) override { EXPECT_LE(done, total); }
+  void OnToken(TokenId token, int64_t position, float logprob) override {
+    if (next_position_ >= 0) EXPECT_EQ(position, next_position_);
+    next_position_ = position + 1;
+    outcome_.tokens.push_back(token);
+    outcome_.logprobs.push_back(logprob);
+    if (on_token) on_token(outcome_.tokens.size());
+  }
+  void OnFinished(const absl::StatusOr<TurnResult>& result) override {
+    outcome_.result = result;
+    done_.set_value(outcome_);
+  }
+  Outcome Wait() { return done_.get_future().get(); }
+  std::function<void(size_t)> on_token;
+
+ private:
+  int64_t next_position_ = -1;
+  Outcome outcome_;
+  std::promise<Outcome> done_;
+};
+
+std::vector<TokenId> RandomIds(int count, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::vector<TokenId> ids(count);
+  for (TokenId& id : ids) id = 16 + static_cast<TokenId>(random() % 256);
+  return ids;
+}
+
+struct Setup {
+  int threads = 1;
+  int32_t chunk = 64;
+  Selector selector = Selector::kInline;
+  QueryMode query = QueryMode::kExact;
+  int32_t top_k = 32;
+  int32_t bits = 4;
+  int64_t worker_memory_bytes = 0;
+  int32_t max_sequences = 8;
+};
+
+class EngineTest : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    scratch_ = new ScratchDir();
+    WriteTinyModel(*scratch_ / "tiny.gguf");
+  }
+  static void TearDownTestSuite() {
+    delete scratch_;
+    scratch_ = nullptr;
+  }
+
+  void SetUp() override { store_ = MakeStore(int64_t{96} << 20); }
+
+  static std::shared_ptr<PageStore> MakeStore(int64_t arena_bytes) {
+    auto store = PageStore::Create({.arena_bytes = arena_bytes});
+    EXPECT_TRUE(store.ok()) << store.status();
+    return *std::move(store);
+  }
+
+  std::unique_ptr<Engine> MakeEngine(const Setup& setup = {}) {
+    auto model = ModelFile::Open(*scratch_ / "tiny.gguf");
+    EXPECT_TRUE(model.ok()) << model.status();
+    LayerPolicy policy =
+        LayerPolicy::Default("tiny", (*model)->fingerprint(), (*model)->hyperparameters());
+    policy.selector = setup.selector;
+    policy.query = setup.query;
+    policy.select.top_k = setup.top_k;
+    policy.bits = setup.bits;
+    auto backend = MakeCpuBackend({.threads = setup.threads});
+    EXPECT_TRUE(backend.ok()) << backend.status();
+    auto engine = Engine::Create({.worker_memory_bytes = setup.worker_memory_bytes,
+                                  .prefill_chunk_tokens = setup.chunk,
+                                  .max_sequences = setup.max_sequences},
+                                 *std::move(model), policy, *std::move(backend),
+                                 std::make_unique<LocalKvClient>(store_));
+    EXPECT_TRUE(engine.ok()) << engine.status();
+    return *std::move(engine);
+  }
+
+  static TurnRequest Request(const std::string& name, std::vector<TokenId> history, int new_tokens,
+                             AttentionMode mode = AttentionMode::kHybrid) {
+    TurnRequest request;
+    request.sequence = {.tenant = "t", .name = name};
+    request.history = std::move(history);
+    request.max_new_tokens = new_tokens;
+    request.attention = mode;
+    return request;
+  }
+
+  static Outcome Run(Engine& engine, TurnRequest request) {
+    auto sink = std::make_shared<CollectingSink>();
+    const auto turn = engine.Submit(std::move(request), sink);
+    if (!turn.ok()) return {.tokens = {}, .logprobs = {}, .result = turn.status()};
+    return sink->Wait();
+  }
+
+  static std::vector<TokenId> Concat(std::vector<TokenId> a, const std::vector<TokenId>& b) {
+    a.insert(a.end(), b.begin(), b.end());
+    return a;
+  }
+
+  static ScratchDir* scratch_;
+  std::shared_ptr<PageStore> store_;
+};
+ScratchDir* EngineTest::scratch_ = nullptr;
+
+TEST_F(EngineTest, TokensDoNotDependOnThreadsChunkOrSelector) {
+  const auto prompt = RandomIds(700, 1);
+  const Outcome want = Run(*MakeEngine(), Request("base", prompt, 40));
+  ASSERT_TRUE(want.result.ok()) << want.result.status();
+  const std::vector<Setup> setups = {{.threads = 2},
+                                     {.threads = 3, .chunk = 17},
+                                     {.chunk = 700},
+                                     {.selector = Selector::kStore}};
+  for (size_t i = 0; i < setups.size(); ++i) {
+    store_ = MakeStore(int64_t{96} << 20);
+    const Outcome got = Run(*MakeEngine(setups[i]), Request("base", prompt, 40));
+    EXPECT_EQ(got.tokens, want.tokens) << "setup " << i;
+    EXPECT_EQ(got.logprobs, want.logprobs) << "setup " << i;
+  }
+}
+
+TEST_F(EngineTest, FullDecodeEqualsPrefillBitForBit) {
+  auto engine = MakeEngine();
+  const auto prompt = RandomIds(300, 2);
+  const Outcome decoded = Run(*engine, Request("a", prompt, 20, AttentionMode::kFull));
+  ASSERT_EQ(decoded.tokens.size(), 20u);
+  for (int kept : {1, 7, 19}) {
+    const auto history =
+        Concat(prompt, {decoded.tokens.begin(), decoded.tokens.begin() + kept});
+    const Outcome again =
+        Run(*engine, Request("b" + std::to_string(kept), history, 1, AttentionMode::kFull));
+    EXPECT_EQ(again.tokens[0], decoded.tokens[kept]);
+    EXPECT_EQ(again.logprobs[0], decoded.logprobs[kept]);
+  }
+}
+
+TEST_F(EngineTest, FetchingEveryCandidateIsExactAttention) {
+  // One layer is quantized: 8 bits keep it near; the other three must be exact.
+  auto engine = MakeEngine({.top_k = 4096, .bits = 8});
+  const auto prompt = RandomIds(600, 3);
+  const Outcome hybrid = Run(*engine, Request("h", prompt, 2));
+  const Outcome full = Run(*engine, Request("f", prompt, 2, AttentionMode::kFull));
+  EXPECT_EQ(hybrid.logprobs[0], full.logprobs[0]) << "the first token comes from exact prefill";
+  EXPECT_NEAR(hybrid.logprobs[1], full.logprobs[1], 0.05);
+  EXPECT_GT(hybrid.result->report.rows_fetched, 0);
+  EXPECT_EQ(full.result->report.rows_fetched, 0);
+}
+
+TEST_F(EngineTest, AShortContextIsExact) {
+  auto engine = MakeEngine();
+  for (const int length : {1, 2, 100}) {
+    const auto prompt = RandomIds(length, 4);
+    const std::string name = std::to_string(length);
+    const Outcome hybrid = Run(*engine, Request("h" + name, prompt, 12));
+    const Outcome full = Run(*engine, Request("f" + name, prompt, 12, AttentionMode::kFull));
+    EXPECT_EQ(hybrid.tokens, full.tokens) << length;
+    EXPECT_EQ(hybrid.logprobs, full.logprobs) << length;
+  }
+}
+
+TEST_F(EngineTest, TheNextTurnPrefillsOnlyNewTokens) {
+  auto engine = MakeEngine();
+  const auto prompt = RandomIds(500, 5);
+  const Outcome first = Run(*engine, Request("s", prompt, 30));
+  const auto history = Concat(Concat(prompt, first.tokens), RandomIds(11, 6));
+  const Outcome second = Run(*engine, Request("s", history, 5));
+  ASSERT_TRUE(second.result.ok()) << second.result.status();
+  EXPECT_EQ(second.result->report.reused_tokens, 529);
+  EXPECT_EQ(second.result->report.prefilled_tokens, 12);  // the last generated one, and 11 new
+  EXPECT_EQ(second.result->report.generated_tokens, 5);
+}
+
+TEST_F(EngineTest, AForkContinuesExactlyLikeItsParentAndLeavesItAlone) {
+  auto engine = MakeEngine();
+  const auto prompt = RandomIds(450, 7);
+  const Outcome first = Run(*engine, Request("parent", prompt, 50));
+  ASSERT_TRUE(engine->Fork({"t", "parent"}, {"t", "child"}).ok());
+  const auto shared = Concat(Concat(prompt, first.tokens), RandomIds(5, 8));
+  const auto other = Concat(Concat(prompt, first.tokens), RandomIds(9, 9));
+  const Outcome diverged = Run(*engine, Request("child", other, 20));
+  EXPECT_EQ(diverged.result->report.reused_tokens, 499);
+  ASSERT_TRUE(engine->Fork({"t", "parent"}, {"t", "twin"}).ok());
+  const Outcome parent = Run(*engine, Request("parent", shared, 20));
+  const Outcome twin = Run(*engine, Request("twin", shared, 20));
+  EXPECT_EQ(parent.result->report.reused_tokens, 499);
+  EXPECT_EQ(twin.tokens, parent.tokens);
+  EXPECT_EQ(twin.logprobs, parent.logprobs);
+}
+
+TEST_F(EngineTest, AReattachedSequenceContinuesExactlyLikeOneThatNeverLeft) {
+  const auto prompt = RandomIds(450, 10);
+  const auto added = RandomIds(5, 11);
+  auto stayed = MakeEngine();
+  const Outcome first = Run(*stayed, Request("s", prompt, 200));
+  const auto history = Concat(Concat(prompt, first.tokens), added);
+  const Outcome want = Run(*stayed, Request("s", history, 150));
+
+  store_ = MakeStore(int64_t{96} << 20);
+  auto left = MakeEngine();
+  ASSERT_EQ(Run(*left, Request("s", prompt, 200)).tokens, first.tokens);
+  left.reset();  // detaches
+  auto back = MakeEngine();
+  const Outcome got = Run(*back, Request("s", history, 150));
+  EXPECT_EQ(got.result->report.reused_tokens, want.result->report.reused_tokens);
+  EXPECT_EQ(got.tokens, want.tokens);
+  EXPECT_EQ(got.logprobs, want.logprobs);
+}
+
+TEST_F(EngineTest, ANewSequenceSharesTheSealedPrefixOfItsTenantOnly) {
+  auto engine = MakeEngine();
+  const auto document = RandomIds(600, 12);
+  const Outcome first = Run(*engine, Request("one", document, 2));
+  TurnRequest same = Request("two", document, 2);
+  const Outcome shared = Run(*engine, same);
+  EXPECT_EQ(shared.result->report.reused_tokens, 384);  // pages older than the window
+  EXPECT_EQ(shared.tokens, first.tokens);
+  EXPECT_EQ(shared.logprobs, first.logprobs);
+  same.sequence = {.tenant = "other", .name = "two"};
+  EXPECT_EQ(Run(*engine, same).result->report.reused_tokens, 0);
+}
+
+TEST_F(EngineTest, GeneratedTokensFoldIntoSealedPages) {
+  auto engine = MakeEngine();
+  const Outcome out = Run(*engine, Request("long", RandomIds(3, 13), 900));
+  ASSERT_EQ(out.tokens.size(), 900u);
+  const TierBytes& bytes = out.result->report.bytes;
+  EXPECT_GT(bytes.quantized_codes, 0);
+  // Two window pages a layer and the sinks, whatever the length.
+  EXPECT_LE(bytes.resident, 4 * (2 * 2 * 128 * 256 + 2 * 8 * 256));
+  EXPECT_GE(engine->stats().store.pages_sealed, 5);
+}
+
+TEST_F(EngineTest, TwoSequencesAtOnceGiveWhatEachGivesAlone) {
+  auto alone = MakeEngine();
+  const auto a = RandomIds(300, 14), b = RandomIds(500, 15);
+  const Outcome want_a = Run(*alone, Request("a", a, 60));
+  const Outcome want_b = Run(*alone, Request("b", b, 60));
+  store_ = MakeStore(int64_t{96} << 20);
+  auto engine = MakeEngine();
+  auto sink_a = std::make_shared<CollectingSink>(), sink_b = std::make_shared<CollectingSink>();
+  ASSERT_TRUE(engine->Submit(Request("a", a, 60), sink_a).ok());
+  ASSERT_TRUE(engine->Submit(Request("b", b, 60), sink_b).ok());
+  EXPECT_EQ(sink_a->Wait().tokens, want_a.tokens);
+  EXPECT_EQ(sink_b->Wait().tokens, want_b.tokens);
+}
+
+TEST_F(EngineTest, PredictedQueriesRunWithEitherSelectorAndAgree) {
+  const auto prompt = RandomIds(700, 16);
+  const Outcome first = Run(*MakeEngine({.query = QueryMode::kPredicted}), Request("s", prompt, 30));
+  ASSERT_TRUE(first.result.ok()) << first.result.status();
+  EXPECT_GT(first.result->report.rows_fetched, 0);
+  store_ = MakeStore(int64_t{96} << 20);
+  const Outcome second =
+      Run(*MakeEngine({.selector = Selector::kStore, .query = QueryMode::kPredicted}),
+          Request("s", prompt, 30));
+  EXPECT_EQ(second.tokens, first.tokens);
+  EXPECT_EQ(second.logprobs, first.logprobs);
+}
+
+TEST_F(EngineTest, GenerationStopsAfterAStopToken) {
+  auto engine = MakeEngine();
+  const auto prompt = RandomIds(40, 17);
+  const Outcome free = Run(*engine, Request("a", prompt, 10));
+  TurnRequest stopped = Request("b", prompt, 10);
+  stopped.stop_tokens = {free.tokens[4]};
+  const Outcome out = Run(*engine, stopped);
+  EXPECT_EQ(out.tokens.back(), free.tokens[4]);
+  EXPECT_LE(out.tokens.size(), 5u);
+  EXPECT_EQ(out.result->reason, FinishReason::kStopToken);
+}
+
+TEST_F(EngineTest, ACancelledTurnKeepsItsTokensAndTheSequenceGoesOn) {
+  auto engine = MakeEngine();
+  const auto prompt = RandomIds(200, 18);
+  auto sink = std::make_shared<CollectingSink>();
+  std::promise<TurnId> id;
+  auto known = id.get_future().share();
+  sink->on_token = [&](size_t count) {
+    if (count == 5) engine->Cancel(known.get());
+  };
+  id.set_value(*engine->Submit(Request("s", prompt, 3000), sink));
+  const Outcome out = sink->Wait();
+  EXPECT_EQ(out.result->reason, FinishReason::kCancelled);
+  ASSERT_EQ(out.tokens.size(), 5u);
+  const auto history = Concat(Concat(prompt, out.tokens), RandomIds(3, 19));
+  const Outcome next = Run(*engine, Request("s", history, 4));
+  ASSERT_TRUE(next.result.ok()) << next.result.status();
+  EXPECT_EQ(next.result->report.reused_tokens, 204);
+}
+
+TEST_F(EngineTest, AnEditedHistoryIsCutBackToThePageBeforeTheEdit) {
+  auto engine = MakeEngine();
+  auto history = RandomIds(600, 20);
+  ASSERT_TRUE(Run(*engine, Request("s", history, 2)).result.ok());
+  history[300] ^= 1;
+  const Outcome edited = Run(*engine, Request("s", history, 6));
+  EXPECT_EQ(edited.result->report.reused_tokens, 256);
+  const Outcome fresh = Run(*engine, Request("fresh", history, 6));
+  EXPECT_EQ(edited.tokens, fresh.tokens);
+}
+
+TEST_F(EngineTest, BadRequestsAreRefusedWithThingValueAndLimit) {
+  auto engine = MakeEngine();
+  const auto message = [&](TurnRequest request) {
+    return std::string(Run(*engine, std::move(request)).result.status().message());
+  };
+  EXPECT_THAT(message(Request("s", {}, 1)), HasSubstr("0 tokens"));
+  EXPECT_THAT(message(Request("s", {16, 272}, 1)), HasSubstr("token 1 is 272, limit 0..271"));
+  EXPECT_THAT(message(Request("s", RandomIds(4000, 1), 97)),
+              HasSubstr("4000 tokens and max_new_tokens is 97, the context holds 4096"));
+  TurnRequest hot = Request("s", {16}, 1);
+  hot.sampling.temperature = -1;
+  EXPECT_THAT(message(hot), HasSubstr("temperature is -1"));
+}
+
+TEST_F(EngineTest, ATurnThatDoesNotFitWorkerMemoryIsRefusedAtOnce) {
+  auto engine = MakeEngine({.worker_memory_bytes = 2 << 20});
+  const Outcome full =
+      Run(*engine, Request("f", RandomIds(3000, 21), 10, AttentionMode::kFull));
+  EXPECT_EQ(full.result.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(Run(*engine, Request("h", RandomIds(1000, 21), 4)).result.ok());
+}
+
+TEST_F(EngineTest, IdleSequencesGiveWayAndComeBack) {
+  auto engine = MakeEngine({.max_sequences = 2});
+  std::vector<std::vector<TokenId>> histories;
+  for (int i = 0; i < 4; ++i) {
+    const auto prompt = RandomIds(200, 30 + i);
+    const Outcome out = Run(*engine, Request(std::to_string(i), prompt, 3));
+    ASSERT_TRUE(out.result.ok()) << out.result.status();
+    histories.push_back(Concat(Concat(prompt, out.tokens), {20, 21}));
+    EXPECT_LE(engine->stats().sequences_live, 2);
+  }
+  const Outcome back = Run(*engine, Request("0", histories[0], 2));
+  EXPECT_EQ(back.result->report.reused_tokens, 202);
+}
+
+TEST_F(EngineTest, AStoreWithoutRoomRefusesTheTurnAndKeepsServing) {
+  store_ = MakeStore(int64_t{4} << 20);
+  auto engine = MakeEngine();
+  const Outcome big = Run(*engine, Request("big", RandomIds(3500, 40), 2));
+  EXPECT_EQ(big.result.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(Run(*engine, Request("small", RandomIds(100, 41), 2)).result.ok());
+}
+
+TEST_F(EngineTest, RemoveFreesEveryPage) {
+  auto engine = MakeEngine();
+  ASSERT_TRUE(Run(*engine, Request("s", RandomIds(500, 42), 3)).result.ok());
+  EXPECT_LT(engine->stats().store.pages_free, engine->stats().store.pages_total);
+  ASSERT_TRUE(engine->Remove({"t", "s"}).ok());
+  EXPECT_EQ(engine->stats().store.pages_free, engine->stats().store.pages_total);
+  EXPECT_TRUE(engine->Remove({"t", "never there"}).ok());
+}
+
+TEST_F(EngineTest, ASecondTurnOfABusySequenceIsRefused) {
+  auto engine = MakeEngine();
+  auto sink = std::make_shared<CollectingSink>();
+  const auto first = engine->Submit(Request("s", RandomIds(100, 43), 2000), sink);
+  ASSERT_TRUE(first.ok());
+  const Outcome second = Run(*engine, Request("s", RandomIds(100, 43), 1));
+  EXPECT_EQ(second.result.status().code(), absl::StatusCode::kFailedPrecondition);
+  engine->Cancel(*first);
+  sink->Wait();
+}
+
+TEST_F(EngineTest, StoppingTheEngineEndsEveryTurn) {
+  auto engine = MakeEngine();
+  auto sink = std::make_shared<CollectingSink>();
+  ASSERT_TRUE(engine->Submit(Request("s", RandomIds(100, 44), 3000), sink).ok());
+  engine.reset();
+  EXPECT_EQ(sink->Wait().result.status().code(), absl::StatusCode::kUnavailable);
+}
+
+}  // namespace
+}  // namespace tailor

@@ -1,0 +1,110 @@
+#include "worker/policy/layer_policy.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+namespace tailor {
+namespace {
+
+using ::testing::HasSubstr;
+
+LlamaHyperparameters SmallModel() {
+  LlamaHyperparameters model;
+  model.layers = 4;
+  model.hidden = 128;
+  model.q_heads = 2;
+  model.kv_heads = 1;
+  model.head_dim = 64;
+  return model;
+}
+
+Fingerprint Weights(int n) { return Fingerprinter().AddInt(n).Finish(); }
+
+LayerPolicy SomePolicy() {
+  LayerPolicy policy = LayerPolicy::Default("m", Weights(1), SmallModel());
+  policy.quantized_layers = {0, 2};
+  policy.bits = 4;
+  policy.select.channels = 12;
+  policy.query = QueryMode::kPredicted;
+  return policy;
+}
+
+std::string MessageOf(const absl::Status& status) { return std::string(status.message()); }
+
+TEST(LayerPolicyTest, JsonRoundTripKeepsEveryField) {
+  const LayerPolicy policy = SomePolicy();
+  const auto back = LayerPolicy::FromJson(policy.ToJson());
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(back->ToJson(), policy.ToJson());
+  EXPECT_EQ(back->fingerprint(), policy.fingerprint());
+}
+
+TEST(LayerPolicyTest, AnyFieldThatChangesTokensChangesTheFingerprint) {
+  const LayerPolicy base = SomePolicy();
+  std::vector<LayerPolicy> others(9, base);
+  others[0].quantized_layers = {0};
+  others[1].bits = 2;
+  others[2].residual_tokens = 64;
+  others[3].sink_tokens = 4;
+  others[4].recent_tokens = 60;
+  others[5].select.channels = 13;
+  others[6].select.top_k = 64;
+  others[7].query = QueryMode::kExact;
+  others[8].predict_norm = PredictNorm::kCurrent;
+  for (size_t i = 0; i < others.size(); ++i) {
+    EXPECT_NE(others[i].fingerprint(), base.fingerprint()) << "field " << i;
+  }
+}
+
+TEST(LayerPolicyTest, TheSelectorDoesNotChangeTheFingerprint) {
+  LayerPolicy store = SomePolicy();
+  store.selector = Selector::kStore;
+  EXPECT_EQ(store.fingerprint(), SomePolicy().fingerprint());
+}
+
+TEST(LayerPolicyTest, APolicyForOtherWeightsIsRefused) {
+  const absl::Status status = SomePolicy().Validate(SmallModel(), Weights(2));
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST(LayerPolicyTest, BadValuesAreNamedWithValueAndLimit) {
+  LayerPolicy policy = SomePolicy();
+  policy.select.channels = 65;
+  EXPECT_THAT(MessageOf(policy.Validate(SmallModel(), Weights(1))),
+              HasSubstr("channels is 65, limit 1..64"));
+  policy = SomePolicy();
+  policy.bits = 3;
+  EXPECT_THAT(MessageOf(policy.Validate(SmallModel(), Weights(1))), HasSubstr("bits is 3"));
+  policy = SomePolicy();
+  policy.quantized_layers = {4};
+  EXPECT_THAT(MessageOf(policy.Validate(SmallModel(), Weights(1))), HasSubstr("limit 0..3"));
+  policy.quantized_layers = {1, 1};
+  EXPECT_THAT(MessageOf(policy.Validate(SmallModel(), Weights(1))), HasSubstr("ascending"));
+}
+
+TEST(LayerPolicyTest, UnknownFieldsAndWrongTypesAreRefused) {
+  EXPECT_FALSE(LayerPolicy::FromJson("[]").ok());
+  EXPECT_FALSE(LayerPolicy::FromJson("{\"version\": 1").ok());
+  EXPECT_FALSE(LayerPolicy::FromJson("{\"version\": 2}").ok());
+  std::string text = SomePolicy().ToJson();
+  text.insert(text.find('{') + 1, "\"chanels\": 8,");
+  EXPECT_THAT(MessageOf(LayerPolicy::FromJson(text).status()), HasSubstr("chanels is unknown"));
+  text = SomePolicy().ToJson();
+  const std::string bits = "\"bits\": 4";
+  text.replace(text.find(bits), bits.size(), "\"bits\": 4294967300");
+  EXPECT_THAT(MessageOf(LayerPolicy::FromJson(text).status()), HasSubstr("bits"));
+}
+
+TEST(LayerPolicyTest, TheWindowCoversRecentAndResidual) {
+  LayerPolicy policy = SomePolicy();
+  policy.residual_tokens = 128;
+  policy.recent_tokens = 56;
+  EXPECT_EQ(policy.WindowTokens(), 128);
+  policy.quantized_layers.clear();
+  EXPECT_EQ(policy.WindowTokens(), 56);
+}
+
+}  // namespace
+}  // namespace tailor
