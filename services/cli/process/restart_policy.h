@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "services/cli/process/child_process.h"
+#include "services/exit_code.h"
 
 namespace tailor {
 
@@ -14,18 +15,6 @@ struct RestartPolicy {
   int failures_in_a_row = 5;          // after so many, the child is given up and everything stops
   int64_t healthy_after_ms = 30000;   // ready for so long: its earlier failures are forgotten
   int64_t start_timeout_ms = 600000;  // from start to "ready" (a large model loads for minutes)
-};
-
-// Exit codes every process of ours shares (docs: exit codes).
-enum ExitCode : int {
-  kExitOk = 0,
-  kExitRuntime = 1,
-  kExitUsage = 2,
-  kExitBadModel = 3,
-  kExitNoMemory = 4,
-  kExitPortBusy = 5,
-  kExitLostStore = 75,  // EX_TEMPFAIL: a worker whose store went away; start it again
-  kExitInterrupted = 130,
 };
 
 struct RestartDecision {

@@ -70,6 +70,15 @@ absl::StatusOr<RunState> ParseRunState(const json& object) {
   return state;
 }
 
+// A few tries: IsLocked of another process holds a shared lock for a moment.
+bool TryLock(int fd) {
+  for (int i = 0; i < 10; ++i) {
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0) return true;
+    usleep(20000);
+  }
+  return false;
+}
+
 }  // namespace
 
 std::string RunState::ToJson() const {
@@ -132,7 +141,7 @@ absl::Status RunDir::Lock() {
     return absl::PermissionDeniedError(
         absl::StrCat("cannot open ", (path_ / "lock").string(), ": ", strerror(errno)));
   }
-  if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+  if (!TryLock(fd.get())) {
     const absl::StatusOr<RunState> state = ReadState();
     return absl::AlreadyExistsError(
         absl::StrCat("tailor is already running in ", path_.string(),
@@ -145,7 +154,7 @@ absl::Status RunDir::Lock() {
 
 bool RunDir::IsLocked() const {
   const UniqueFd fd(open((path_ / "lock").c_str(), O_RDWR | O_CLOEXEC));
-  return fd && flock(fd.get(), LOCK_EX | LOCK_NB) != 0;
+  return fd && flock(fd.get(), LOCK_SH | LOCK_NB) != 0;
 }
 
 absl::Status RunDir::WriteState(const RunState& state) const {

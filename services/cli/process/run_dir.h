@@ -44,6 +44,9 @@ class RunDir {
   // someone else), InvalidArgument (too long for unix sockets).
   static absl::StatusOr<RunDir> Open(const std::filesystem::path& path);
 
+  // For looking only: creates and checks nothing.
+  static RunDir View(const std::filesystem::path& path) { return RunDir(path); }
+
   // Errors: AlreadyExists "tailor is already running in DIR (pid P)". Kept until destruction;
   // survives fork.
   absl::Status Lock();
