@@ -13,11 +13,12 @@
 namespace tailor {
 
 struct UpOptions {
-  std::filesystem::path model;
-  std::filesystem::path policy, policy_dir;  // empty: the worker's own choice
-  std::filesystem::path run_dir;             // empty: RunDir::DefaultPath()
-  std::filesystem::path log_dir, data_dir;   // empty: below a given run_dir, else below ~/.tailor
-  std::filesystem::path bin_dir;             // of the other programs; empty: beside this one
+  std::filesystem::path model{};
+  std::filesystem::path policy{}, policy_dir{};  // empty: the worker's own choice
+  std::filesystem::path run_dir{};               // empty: RunDir::DefaultPath()
+  std::filesystem::path log_dir{},
+      data_dir{};                   // empty: below a given run_dir, else below ~/.tailor
+  std::filesystem::path bin_dir{};  // of the other programs; empty: beside this one
   std::string host = "127.0.0.1";
   int port = 8001;
   int64_t arena_bytes = 0;          // 0: DefaultArenaBytes
@@ -26,7 +27,7 @@ struct UpOptions {
   int prefill_chunk_tokens = 0;     // 0: the worker's default
   int threads = 0;                  // 0: one per core
   std::string attention = "hybrid";
-  std::string selector, query;  // empty: the policy's
+  std::string selector{}, query{};  // empty: the policy's
   std::string log_level = "info";
   double stop_timeout_s = 10;
 };
