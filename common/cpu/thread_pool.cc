@@ -1,0 +1,83 @@
+#include "common/cpu/thread_pool.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "common/status.h"
+
+namespace tailor {
+namespace {
+
+void Pause() { __builtin_ia32_pause(); }
+
+}  // namespace
+
+ThreadPool::ThreadPool(int threads, int spin_us) : spin_us_(spin_us) {
+  TS_CHECK(threads >= 1);
+  for (int worker = 1; worker < threads; ++worker) {
+    workers_.emplace_back([this, worker] { Work(worker); });
+  }
+}
+
+ThreadPool::~ThreadPool() {
+  stop_.store(true, std::memory_order_relaxed);
+  job_.fetch_add(1, std::memory_order_seq_cst);
+  job_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+// Returns once job_ differs from `seen`.
+bool ThreadPool::WaitForJob(uint32_t seen) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::microseconds(spin_us_);
+  for (int spins = 0; job_.load(std::memory_order_acquire) == seen; ++spins) {
+    Pause();
+    if (spins % 64 == 63 && std::chrono::steady_clock::now() > deadline) {
+      sleepers_.fetch_add(1, std::memory_order_seq_cst);
+      job_.wait(seen, std::memory_order_seq_cst);
+      sleepers_.fetch_sub(1, std::memory_order_relaxed);
+    }
+  }
+  return !stop_.load(std::memory_order_relaxed);
+}
+
+void ThreadPool::Work(int worker) {
+  uint32_t seen = 0;
+  while (WaitForJob(seen)) {
+    ++seen;
+    (*fn_)(worker);
+    pending_.fetch_sub(1, std::memory_order_release);
+  }
+}
+
+void ThreadPool::Run(absl::FunctionRef<void(int)> fn) {
+  if (workers_.empty()) return fn(0);
+  fn_ = &fn;
+  pending_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+  job_.fetch_add(1, std::memory_order_seq_cst);
+  // A sleeper counts itself before it checks job_ again, so one of the two sees the other.
+  if (sleepers_.load(std::memory_order_seq_cst) > 0) job_.notify_all();
+  fn(0);
+  while (pending_.load(std::memory_order_acquire) > 0) Pause();
+}
+
+void ThreadPool::ParallelFor(int64_t units, absl::FunctionRef<void(int64_t, int64_t)> fn) {
+  const int64_t workers = threads();
+  if (units == 0) return;
+  Run([&](int worker) {
+    const int64_t first = units * worker / workers, last = units * (worker + 1) / workers;
+    if (first < last) fn(first, last);
+  });
+}
+
+void ThreadPool::ForEach(int64_t units, absl::FunctionRef<void(int64_t, int)> fn) {
+  std::atomic<int64_t> next{0};
+  Run([&](int worker) {
+    while (true) {
+      const int64_t unit = next.fetch_add(1, std::memory_order_relaxed);
+      if (unit >= units) return;
+      fn(unit, worker);
+    }
+  });
+}
+
+}  // namespace tailor

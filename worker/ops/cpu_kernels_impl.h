@@ -1,0 +1,416 @@
+// The kernels of one SIMD level; included by cpu_kernels_<level>.cc alone. See cpu_kernels.h.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "worker/ops/cpu_kernels.h"
+#include "worker/ops/packed_weight.h"
+#include "worker/ops/vec16.h"
+
+namespace tailor::TS_SIMD_NAMESPACE {
+
+// --- weights -------------------------------------------------------------------------------------
+
+// Calls use(k, w) for k = 0, 1, ... with the 16 outputs' weights at input k, dequantized exactly as
+// the file's format says: one rounding of d * q (+ m).
+template <DType kType, typename Use>
+inline void ForEachInput(const std::byte* bytes, int64_t cols, Use use) {
+  if constexpr (kType == DType::kF32) {
+    const auto* p = reinterpret_cast<const float*>(bytes);
+    for (int64_t k = 0; k < cols; ++k) use(k, Load(p + k * kLanes));
+  } else if constexpr (kType == DType::kF16 || kType == DType::kBF16) {
+    const auto* p = reinterpret_cast<const uint16_t*>(bytes);
+    for (int64_t k = 0; k < cols; ++k) {
+      use(k, kType == DType::kF16 ? LoadHalf(p + k * kLanes) : LoadBFloat16(p + k * kLanes));
+    }
+  } else if constexpr (kType == DType::kQ8_0) {
+    for (int64_t block = 0; block < cols / kBlockInputs; ++block) {
+      const std::byte* b = bytes + block * PackedBlockBytes(kType);
+      const Vec16 d = LoadHalf(reinterpret_cast<const uint16_t*>(b));
+      const auto* q = reinterpret_cast<const int8_t*>(b + 2 * kLanes);
+      for (int k = 0; k < kBlockInputs; ++k) {
+        use(block * kBlockInputs + k, Mul(LoadInt8(q + k * kLanes), d));
+      }
+    }
+  } else {
+    constexpr bool kHasMin = kType == DType::kQ4_1;
+    for (int64_t block = 0; block < cols / kBlockInputs; ++block) {
+      const std::byte* b = bytes + block * PackedBlockBytes(kType);
+      const Vec16 d = LoadHalf(reinterpret_cast<const uint16_t*>(b));
+      const Vec16 m = kHasMin ? LoadHalf(reinterpret_cast<const uint16_t*>(b + 2 * kLanes))
+                              : Mul(d, Set(-8.0f));
+      const auto* q = reinterpret_cast<const uint8_t*>(b + (kHasMin ? 4 : 2) * kLanes);
+      for (int pair = 0; pair < kBlockInputs / 2; ++pair) {
+        Vec16 low, high;
+        LoadNibbles(q + pair * kLanes, &low, &high);
+        use(block * kBlockInputs + 2 * pair, MulAdd(low, d, m));
+        use(block * kBlockInputs + 2 * pair + 1, MulAdd(high, d, m));
+      }
+    }
+  }
+}
+
+template <typename F>
+inline void WithDType(DType dtype, F f) {
+  switch (dtype) {
+    case DType::kF32: return f(std::integral_constant<DType, DType::kF32>());
+    case DType::kF16: return f(std::integral_constant<DType, DType::kF16>());
+    case DType::kBF16: return f(std::integral_constant<DType, DType::kBF16>());
+    case DType::kQ8_0: return f(std::integral_constant<DType, DType::kQ8_0>());
+    case DType::kQ4_0: return f(std::integral_constant<DType, DType::kQ4_0>());
+    case DType::kQ4_1: return f(std::integral_constant<DType, DType::kQ4_1>());
+  }
+}
+
+void Unpack(const WeightGroup* groups, int count, float* panel) {
+  for (int g = 0; g < count; ++g) {
+    WithDType(groups[g].dtype, [&](auto type) {
+      ForEachInput<type()>(groups[g].bytes, groups[g].cols, [&](int64_t k, Vec16 w) {
+        Store(panel + (k * count + g) * kLanes, w);
+      });
+    });
+  }
+}
+
+// The groups' chains of multiply-adds are independent: four hide the latency of one.
+template <DType kType, int kGroups>
+inline void GemvBlocks(const WeightGroup* groups, const float* x, float* out) {
+  constexpr int64_t kStep = IsBlockFormat(kType) ? kBlockInputs : 16;
+  const int64_t cols = groups[0].cols;
+  Vec16 acc[kGroups];
+  for (Vec16& a : acc) a = Zero();
+  for (int64_t first = 0; first < cols; first += kStep) {
+    const int64_t count = std::min(kStep, cols - first);
+    for (int g = 0; g < kGroups; ++g) {
+      ForEachInput<kType>(groups[g].bytes + PackedOffset(kType, first), count,
+                          [&](int64_t k, Vec16 w) { acc[g] = MulAdd(w, Set(x[first + k]), acc[g]); });
+    }
+  }
+  for (int g = 0; g < kGroups; ++g) Store(out + g * kLanes, acc[g]);
+}
+
+void Gemv(const WeightGroup* groups, int count, const float* x, float* out) {
+  WithDType(groups[0].dtype, [&](auto type) {
+    switch (count) {
+      case 4: return GemvBlocks<type(), 4>(groups, x, out);
+      case 3: return GemvBlocks<type(), 3>(groups, x, out);
+      case 2: return GemvBlocks<type(), 2>(groups, x, out);
+      default: return GemvBlocks<type(), 1>(groups, x, out);
+    }
+  });
+}
+
+// Same order of inputs and the same multiply-add as GemvBlocks: bit-identical results.
+template <int kRows>
+inline void GemmRows(const float* panel, int64_t cols, const float* x, int64_t x_stride,
+                     float* out) {
+  Vec16 acc[kRows][kGemmGroups];
+  for (auto& row : acc) row[0] = row[1] = Zero();
+  for (int64_t k = 0; k < cols; ++k) {
+    const Vec16 w0 = Load(panel + k * 2 * kLanes), w1 = Load(panel + k * 2 * kLanes + kLanes);
+    for (int r = 0; r < kRows; ++r) {
+      const Vec16 xk = Set(x[r * x_stride + k]);
+      acc[r][0] = MulAdd(w0, xk, acc[r][0]);
+      acc[r][1] = MulAdd(w1, xk, acc[r][1]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    Store(out + r * 2 * kLanes, acc[r][0]);
+    Store(out + r * 2 * kLanes + kLanes, acc[r][1]);
+  }
+}
+
+void Gemm(const float* panel, int64_t cols, const float* x, int64_t x_stride, int64_t rows,
+          float* out) {
+  constexpr int kRows = 12;  // 24 accumulators and 2 weights in 32 registers
+  int64_t r = 0;
+  for (; r + kRows <= rows; r += kRows) {
+    GemmRows<kRows>(panel, cols, x + r * x_stride, x_stride, out + r * 2 * kLanes);
+  }
+  for (; r + 4 <= rows; r += 4) {
+    GemmRows<4>(panel, cols, x + r * x_stride, x_stride, out + r * 2 * kLanes);
+  }
+  for (; r < rows; ++r) GemmRows<1>(panel, cols, x + r * x_stride, x_stride, out + r * 2 * kLanes);
+}
+
+// --- pointwise -----------------------------------------------------------------------------------
+
+void RmsNormRow(const float* x, const float* gain, float eps, int64_t n, float* out) {
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]) * x[i];
+  const float scale = static_cast<float>(1.0 / std::sqrt(sum / static_cast<double>(n) + eps));
+  for (int64_t i = 0; i < n; ++i) out[i] = x[i] * scale * gain[i];
+}
+
+void SiluMul(float* gate, const float* up, int64_t n) {
+  const auto step = [](Vec16 g, Vec16 u) {
+    return Mul(Div(g, Add(Set(1.0f), ApproxExp(Sub(Zero(), g)))), u);
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) Store(gate + i, step(Load(gate + i), Load(up + i)));
+  if (i == n) return;
+  float g[kLanes] = {}, u[kLanes] = {};
+  std::memcpy(g, gate + i, (n - i) * sizeof(float));
+  std::memcpy(u, up + i, (n - i) * sizeof(float));
+  Store(g, step(Load(g), Load(u)));
+  std::memcpy(gate + i, g, (n - i) * sizeof(float));
+}
+
+// --- attention -----------------------------------------------------------------------------------
+
+#if defined(__AVX512F__)
+// 16 rows of 16 floats -> 16 columns of 16 floats.
+inline void Transpose16(__m512 r[16]) {
+  __m512 t[16];
+  for (int i = 0; i < 8; ++i) {
+    t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+    t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+  }
+  for (int i = 0; i < 4; ++i) {
+    r[4 * i] = _mm512_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
+    r[4 * i + 1] = _mm512_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
+    r[4 * i + 2] = _mm512_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
+    r[4 * i + 3] = _mm512_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
+  }
+  for (int i = 0; i < 4; ++i) {
+    t[i] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88);
+    t[i + 4] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd);
+    t[i + 8] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88);
+    t[i + 12] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
+  }
+  for (int i = 0; i < 4; ++i) {
+    r[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
+    r[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
+    r[i + 4] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88);
+    r[i + 12] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xdd);
+  }
+}
+#endif
+
+// 16 channels of 16 rows, as columns of `keys`.
+inline void TransposeKeys(const uint16_t* const* rows, int32_t tokens, int32_t channel,
+                          float* keys) {
+#if defined(__AVX512F__)
+  __m512 r[16];
+  for (int i = 0; i < 16; ++i) {
+    r[i] = i < tokens ? LoadBFloat16(rows[i] + channel).v : _mm512_setzero_ps();
+  }
+  Transpose16(r);
+  for (int i = 0; i < 16; ++i) _mm512_storeu_ps(keys + (channel + i) * kTileTokens, r[i]);
+#else
+  for (int i = 0; i < 16; ++i) {
+    float lanes[16] = {};
+    if (i < tokens) Store(lanes, LoadBFloat16(rows[i] + channel));
+    for (int c = 0; c < 16; ++c) keys[(channel + c) * kTileTokens + i] = lanes[c];
+  }
+#endif
+}
+
+void LoadRows(const BFloat16* const* rows, int32_t tokens, int32_t head_dim, KvTile* tile) {
+  const auto* bits = reinterpret_cast<const uint16_t* const*>(rows);
+  tile->tokens = tokens;
+  for (int32_t first = 0; first < kTileTokens; first += 16) {
+    const int32_t count = std::clamp(tokens - first, 0, 16);
+    for (int32_t c = 0; c < head_dim; c += 16) {
+      TransposeKeys(bits + first, count, c, tile->keys + first);
+    }
+  }
+  for (int32_t t = 0; t < kTileTokens; ++t) {
+    float* value = tile->values + t * head_dim;
+    for (int32_t c = 0; c < head_dim; c += 16) {
+      Store(value + c, t < tokens ? LoadBFloat16(bits[t] + head_dim + c) : Zero());
+    }
+  }
+}
+
+// 16 codes from `bits` planes of 16 bits: plane b holds bit b of every code.
+inline Vec16 LoadCodes(const uint16_t* planes, int bits) {
+  Vec16 code = Zero();
+  for (int b = 0; b < bits; ++b) {
+    const float weight = static_cast<float>(1 << b);
+#if defined(__AVX512F__)
+    code.v = _mm512_mask_add_ps(code.v, planes[b], code.v, _mm512_set1_ps(weight));
+#else
+    float lanes[16];
+    for (int i = 0; i < 16; ++i) lanes[i] = (planes[b] >> i) & 1 ? weight : 0.0f;
+    code = Add(code, Load(lanes));
+#endif
+  }
+  return code;
+}
+
+// `count` codes in groups of 64 with (min, scale) each -> floats.
+inline void Dequantize(const uint16_t* codes, const BFloat16* params, int32_t count, int bits,
+                       float* out) {
+  for (int32_t first = 0; first < count; first += 16) {
+    const BFloat16* param = params + first / kQuantGroup * 2;
+    const Vec16 code = LoadCodes(codes + first / 16 * bits, bits);
+    Store(out + first, MulAdd(code, Set(ToFloat(param[1])), Set(ToFloat(param[0]))));
+  }
+}
+
+void LoadPage(const std::byte* page, const QuantizedPageShape& shape, KvTile* tile) {
+  const int32_t d = shape.head_dim;
+  tile->tokens = kTileTokens;
+  const auto* k_codes = reinterpret_cast<const uint16_t*>(page);
+  const auto* k_params = reinterpret_cast<const BFloat16*>(page + shape.CodeBytes());
+  const std::byte* v = page + shape.CodeBytes() + shape.ParamBytes();
+  const auto* v_codes = reinterpret_cast<const uint16_t*>(v);
+  const auto* v_params = reinterpret_cast<const BFloat16*>(v + shape.CodeBytes());
+  for (int32_t c = 0; c < d; ++c) {
+    Dequantize(k_codes + c * kTileTokens / 16 * shape.bits,
+               k_params + c * kTileTokens / kQuantGroup * 2, kTileTokens, shape.bits,
+               tile->keys + c * kTileTokens);
+  }
+  for (int32_t t = 0; t < kTileTokens; ++t) {
+    Dequantize(v_codes + t * d / 16 * shape.bits, v_params + t * d / kQuantGroup * 2, d,
+               shape.bits, tile->values + t * d);
+  }
+}
+
+constexpr int kTileVectors = kTileTokens / kLanes;
+
+// scores[r][t] = scale * q[r] . key[t], kRows rows at a time.
+template <int kRows>
+inline void Scores(const KvTile& tile, const float* q, int32_t head_dim, float scale,
+                   float* scores) {
+  Vec16 acc[kRows][kTileVectors];
+  for (auto& row : acc) {
+    for (Vec16& a : row) a = Zero();
+  }
+  for (int32_t c = 0; c < head_dim; ++c) {
+    const float* keys = tile.keys + c * kTileTokens;
+    Vec16 query[kRows];
+    for (int r = 0; r < kRows; ++r) query[r] = Set(q[r * head_dim + c]);
+    for (int j = 0; j < kTileVectors; ++j) {
+      const Vec16 key = Load(keys + j * kLanes);
+      for (int r = 0; r < kRows; ++r) acc[r][j] = MulAdd(key, query[r], acc[r][j]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int j = 0; j < kTileVectors; ++j) {
+      Store(scores + r * kTileTokens + j * kLanes, Mul(acc[r][j], Set(scale)));
+    }
+  }
+}
+
+// Turns a row of scores into e^(s - max) and updates the state; returns what the output so far is
+// to be scaled by.
+inline float Softmax(float* scores, int32_t visible, SoftmaxState* state) {
+  if (visible <= 0) {
+    std::memset(scores, 0, kTileTokens * sizeof(float));
+    return 1.0f;
+  }
+  for (int32_t t = visible; t < kTileTokens; ++t) {
+    scores[t] = -std::numeric_limits<float>::infinity();
+  }
+  Vec16 largest = Load(scores);
+  for (int j = 1; j < kTileVectors; ++j) largest = Max(largest, Load(scores + j * kLanes));
+  const float max = std::max(state->max, MaxLane(largest));
+  Vec16 sum = Zero();
+  for (int j = 0; j < kTileVectors; ++j) {
+    const Vec16 e = ApproxExp(Sub(Load(scores + j * kLanes), Set(max)));
+    Store(scores + j * kLanes, e);
+    sum = Add(sum, e);
+  }
+  float lanes[kLanes];
+  Store(lanes, sum);
+  float total = 0;
+  for (const float lane : lanes) total += lane;
+  const float rescale = state->sum > 0 ? std::exp(state->max - max) : 0.0f;
+  state->max = max;
+  state->sum = state->sum * rescale + total;
+  return rescale;
+}
+
+// out[r] = out[r] * rescale[r] + sum_t p[r][t] value[t], kVectors vectors of channels from `c` on.
+template <int kRows, int kVectors>
+inline void Accumulate(const KvTile& tile, const float* p, const float* rescale, int32_t head_dim,
+                       int32_t c, float* out) {
+  Vec16 acc[kRows][kVectors];
+  for (int r = 0; r < kRows; ++r) {
+    for (int j = 0; j < kVectors; ++j) {
+      acc[r][j] = Mul(Load(out + r * head_dim + c + j * kLanes), Set(rescale[r]));
+    }
+  }
+  for (int32_t t = 0; t < tile.tokens; ++t) {
+    Vec16 value[kVectors];
+    for (int j = 0; j < kVectors; ++j) value[j] = Load(tile.values + t * head_dim + c + j * kLanes);
+    for (int r = 0; r < kRows; ++r) {
+      const Vec16 weight = Set(p[r * kTileTokens + t]);
+      for (int j = 0; j < kVectors; ++j) acc[r][j] = MulAdd(value[j], weight, acc[r][j]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int j = 0; j < kVectors; ++j) Store(out + r * head_dim + c + j * kLanes, acc[r][j]);
+  }
+}
+
+template <int kRows>
+inline void AttendRows(const KvTile& tile, const float* q, const int32_t* visible, int32_t head_dim,
+                       float scale, SoftmaxState* state, float* out) {
+  float scores[kRows * kTileTokens];
+  float rescale[kRows];
+  if constexpr (kRows % 3 == 0) {
+    for (int r = 0; r < kRows; r += 3) {
+      Scores<3>(tile, q + r * head_dim, head_dim, scale, scores + r * kTileTokens);
+    }
+  } else {
+    for (int r = 0; r < kRows; ++r) {
+      Scores<1>(tile, q + r * head_dim, head_dim, scale, scores + r * kTileTokens);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    rescale[r] = Softmax(scores + r * kTileTokens, visible[r], &state[r]);
+  }
+  int32_t c = 0;
+  for (; c + 4 * kLanes <= head_dim; c += 4 * kLanes) {
+    Accumulate<kRows, 4>(tile, scores, rescale, head_dim, c, out);
+  }
+  for (; c < head_dim; c += kLanes) Accumulate<kRows, 1>(tile, scores, rescale, head_dim, c, out);
+}
+
+void Attend(const KvTile& tile, const float* q, const int32_t* visible, int rows, int32_t head_dim,
+            float scale, SoftmaxState* state, float* out) {
+  int r = 0;
+  const auto run = [&](auto count) {
+    AttendRows<count()>(tile, q + r * head_dim, visible + r, head_dim, scale, state + r,
+                        out + r * head_dim);
+    r += count();
+  };
+  while (r + 6 <= rows) run(std::integral_constant<int, 6>());
+  while (r + 3 <= rows) run(std::integral_constant<int, 3>());
+  while (r < rows) run(std::integral_constant<int, 1>());
+}
+
+void Merge(const SoftmaxState& part, const float* part_out, int32_t head_dim, SoftmaxState* total,
+           float* total_out) {
+  if (part.sum == 0) return;
+  const float max = std::max(total->max, part.max);
+  const float old_scale = total->sum > 0 ? std::exp(total->max - max) : 0.0f;
+  const float new_scale = std::exp(part.max - max);
+  for (int32_t c = 0; c < head_dim; c += kLanes) {
+    const Vec16 kept = Mul(Load(total_out + c), Set(old_scale));
+    Store(total_out + c, MulAdd(Load(part_out + c), Set(new_scale), kept));
+  }
+  total->sum = total->sum * old_scale + part.sum * new_scale;
+  total->max = max;
+}
+
+const CpuKernels& Kernels() {
+  static constexpr CpuKernels kTable = {.unpack = Unpack,
+                                        .gemv = Gemv,
+                                        .gemm = Gemm,
+                                        .rms_norm = RmsNormRow,
+                                        .silu_mul = SiluMul,
+                                        .load_rows = LoadRows,
+                                        .load_page = LoadPage,
+                                        .attend = Attend,
+                                        .merge = Merge};
+  return kTable;
+}
+
+}  // namespace tailor::TS_SIMD_NAMESPACE

@@ -1,0 +1,1 @@
+#include "worker/ops/cpu_kernels_impl.h"
