@@ -1,0 +1,119 @@
+#include "kvstore/page_index.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "common/status.h"
+#include "kvstore/select/row_check.h"
+
+namespace tailor {
+namespace {
+
+// Keys of one page and head, channel-major in fp32: keys[c][t].
+void TransposeKeys(const BFloat16* rows, int32_t head_dim, std::vector<float>* keys) {
+  keys->resize(int64_t{head_dim} * kPageTokens);
+  for (int32_t t = 0; t < kPageTokens; ++t) {
+    for (int32_t c = 0; c < head_dim; ++c) {
+      (*keys)[int64_t{c} * kPageTokens + t] = ToFloat(rows[int64_t{t} * 2 * head_dim + c]);
+    }
+  }
+}
+
+void IndexChannel(const float* keys, int8_t* codes, float* scale, float* kmax) {
+  float largest = 0;
+  for (int32_t t = 0; t < kPageTokens; ++t) largest = std::max(largest, std::abs(keys[t]));
+  *kmax = largest;
+  *scale = largest / 127.0f;
+  const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+  for (int32_t t = 0; t < kPageTokens; ++t) {
+    // Adding and taking away 1.5 * 2^23 rounds half to even; |keys * inverse| <= 127.
+    const float rounded = (keys[t] * inverse + 12582912.0f) - 12582912.0f;
+    codes[t] = static_cast<int8_t>(std::clamp(rounded, -127.0f, 127.0f));
+  }
+}
+
+// XXH3 of each array seeded with the one before.
+uint64_t PageChecksum(const PoolView& pool, PageId page) {
+  uint64_t sum = XXH3_64bits(pool.Tokens(page), kPageTokens * sizeof(TokenId));
+  for (int32_t layer = 0; layer < pool.shape().layers; ++layer) {
+    for (int32_t head = 0; head < pool.shape().kv_heads; ++head) {
+      sum = XXH3_64bits_withSeed(pool.RowChecks(layer, head, page),
+                                 kPageTokens * sizeof(uint32_t), sum);
+    }
+  }
+  return sum;
+}
+
+template <typename F>
+void ForEachRow(const PoolView& pool, PageId page, F f) {
+  const size_t row = 2 * static_cast<size_t>(pool.shape().head_dim);
+  for (int32_t layer = 0; layer < pool.shape().layers; ++layer) {
+    for (int32_t head = 0; head < pool.shape().kv_heads; ++head) {
+      const BFloat16* rows = pool.Rows(layer, head, page);
+      uint32_t* checks = pool.RowChecks(layer, head, page);
+      for (int32_t t = 0; t < kPageTokens; ++t) {
+        f(layer, head, t, std::span(rows + t * row, row), checks + t);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void SealPage(const PoolView& pool, PageId page) {
+  const PoolShape& shape = pool.shape();
+  std::vector<float> keys;
+  for (size_t rank = 0; rank < shape.sparse_layers.size(); ++rank) {
+    const auto r = static_cast<int32_t>(rank);
+    for (int32_t head = 0; head < shape.kv_heads; ++head) {
+      TransposeKeys(pool.Rows(shape.sparse_layers[rank], head, page), shape.head_dim, &keys);
+      for (int32_t c = 0; c < shape.head_dim; ++c) {
+        IndexChannel(keys.data() + int64_t{c} * kPageTokens,
+                     pool.Index(r, head, page) + int64_t{c} * kPageTokens,
+                     pool.IndexScale(r, head, page) + c, pool.Kmax(r, head, page) + c);
+      }
+    }
+  }
+  ForEachRow(pool, page, [](int32_t, int32_t, int32_t, std::span<const BFloat16> row,
+                            uint32_t* check) { *check = RowCheck(row); });
+  pool.Header(page)->checksum = PageChecksum(pool, page);
+}
+
+absl::Status VerifyPage(const PoolView& pool, PageId page) {
+  absl::Status status;
+  ForEachRow(pool, page, [&](int32_t layer, int32_t head, int32_t t,
+                             std::span<const BFloat16> row, const uint32_t* check) {
+    if (status.ok() && RowCheck(row) != *check) {
+      status = absl::DataLossError(absl::StrCat("row check of page ", Index(page), " layer ", layer,
+                                                " head ", head, " token ", t));
+    }
+  });
+  if (status.ok() && PageChecksum(pool, page) != pool.Header(page)->checksum) {
+    status = absl::DataLossError(absl::StrCat("checksum of page ", Index(page)));
+  }
+  return status;
+}
+
+void ClearPage(const PoolView& pool, PageId page) {
+  const PoolShape& s = pool.shape();
+  std::memset(pool.Tokens(page), 0, kPageTokens * sizeof(TokenId));
+  for (int32_t layer = 0; layer < s.layers; ++layer) {
+    for (int32_t head = 0; head < s.kv_heads; ++head) {
+      std::memset(static_cast<void*>(pool.Rows(layer, head, page)), 0,
+                  int64_t{kPageTokens} * 2 * s.head_dim * sizeof(BFloat16));
+      std::memset(pool.RowChecks(layer, head, page), 0, kPageTokens * sizeof(uint32_t));
+    }
+  }
+  for (size_t rank = 0; rank < s.sparse_layers.size(); ++rank) {
+    const auto r = static_cast<int32_t>(rank);
+    for (int32_t head = 0; head < s.kv_heads; ++head) {
+      std::memset(pool.Index(r, head, page), 0, int64_t{kPageTokens} * s.head_dim);
+      std::memset(pool.IndexScale(r, head, page), 0, s.head_dim * sizeof(float));
+      std::memset(pool.Kmax(r, head, page), 0, s.head_dim * sizeof(float));
+    }
+  }
+}
+
+}  // namespace tailor

@@ -1,0 +1,22 @@
+// What the store computes when a page is sealed: the int8 index, kmax, row checks and the page's
+// checksum; and their verification. Pure functions over a pool's bytes.
+#pragma once
+
+#include "absl/status/status.h"
+#include "kvstore/layout.h"
+
+namespace tailor {
+
+// Per sparse layer, KV head and channel c of the page's 128 keys:
+//   kmax[c] = max |K[t][c]|,  scale[c] = kmax[c] / 127,  code[t] = round_half_even(K[t][c] / scale[c])
+// |code * scale - K| <= scale / 2 plus rounding; a channel of zeros has scale 0. Then the check of
+// every row of every layer, and header->checksum over token ids and checks.
+void SealPage(const PoolView& pool, PageId page);
+
+// Errors: DataLoss naming layer, head and token of the first row that differs, or the checksum.
+absl::Status VerifyPage(const PoolView& pool, PageId page);
+
+// Zeroes token ids, rows and everything derived from them.
+void ClearPage(const PoolView& pool, PageId page);
+
+}  // namespace tailor

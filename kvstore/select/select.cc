@@ -1,0 +1,131 @@
+#include "kvstore/select/select.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "common/status.h"
+#include "kvstore/select/critical_channels.h"
+#include "kvstore/select/row_check.h"
+#include "kvstore/select/score.h"
+#include "kvstore/select/top_k.h"
+
+namespace tailor {
+namespace {
+
+// Scores of all tokens of the sealed pages, in order: [pages * page_tokens].
+void ScoreHead(const SelectInput& input, int32_t sparse_rank, int32_t head,
+               std::span<const float> q_mean, std::span<const int32_t> channels,
+               ScorePageFn score_page, std::vector<float>* scores) {
+  scores->resize(input.sealed_pages.size() * kPageTokens);
+  std::vector<ChannelTerm> terms(channels.size());
+  for (size_t p = 0; p < input.sealed_pages.size(); ++p) {
+    const PageId page = input.sealed_pages[p];
+    const int8_t* index = input.pool->Index(sparse_rank, head, page);
+    const float* scale = input.pool->IndexScale(sparse_rank, head, page);
+    for (size_t i = 0; i < channels.size(); ++i) {
+      const int32_t c = channels[i];
+      terms[i] = {index + int64_t{c} * kPageTokens, q_mean[c] * scale[c]};
+    }
+    score_page(terms, scores->data() + p * kPageTokens);
+  }
+}
+
+}  // namespace
+
+RunningKmax::RunningKmax(const PoolShape& shape)
+    : kv_heads_(shape.kv_heads),
+      head_dim_(shape.head_dim),
+      kmax_(shape.sparse_layers.size() * shape.kv_heads * shape.head_dim, 0.0f) {}
+
+void RunningKmax::Extend(const PoolView& pool, std::span<const PageId> pages) {
+  if (static_cast<int64_t>(pages.size()) < pages_covered_) {
+    std::fill(kmax_.begin(), kmax_.end(), 0.0f);
+    pages_covered_ = 0;
+  }
+  const auto layers = static_cast<int32_t>(pool.shape().sparse_layers.size());
+  for (; pages_covered_ < static_cast<int64_t>(pages.size()); ++pages_covered_) {
+    float* running = kmax_.data();
+    for (int32_t rank = 0; rank < layers; ++rank) {
+      for (int32_t head = 0; head < kv_heads_; ++head, running += head_dim_) {
+        const float* page = pool.Kmax(rank, head, pages[pages_covered_]);
+        for (int32_t c = 0; c < head_dim_; ++c) running[c] = std::max(running[c], page[c]);
+      }
+    }
+  }
+}
+
+std::span<const float> RunningKmax::Of(int32_t sparse_rank, int32_t kv_head) const {
+  const int64_t slice = int64_t{sparse_rank} * kv_heads_ + kv_head;
+  return {kmax_.data() + slice * head_dim_, static_cast<size_t>(head_dim_)};
+}
+
+void Select(const SelectInput& input, SelectScratch& scratch, Selection* out) {
+  static const ScorePageFn kScorePage = ChooseScorePage();
+  const PoolShape& shape = input.pool->shape();
+  const int32_t rank = input.pool->layout().SparseRank(input.layer);
+  TS_DCHECK(rank >= 0);
+  TS_DCHECK(input.kmax->pages_covered() == static_cast<int64_t>(input.sealed_pages.size()));
+  const int64_t tokens = static_cast<int64_t>(input.sealed_pages.size()) * kPageTokens;
+  const int64_t sink = std::min<int64_t>(input.params.sink_tokens, tokens);
+  out->count = static_cast<int32_t>(std::min<int64_t>(input.params.top_k, tokens - sink));
+  out->tokens.clear();
+  if (out->count == 0) return;
+  const size_t head_floats = input.q.size() / shape.kv_heads;
+  std::vector<float> q_mean(shape.head_dim);
+  std::vector<int32_t> channels;
+  for (int32_t head = 0; head < shape.kv_heads; ++head) {
+    GroupMean(input.q.subspan(head * head_floats, head_floats), &q_mean);
+    CriticalChannels(q_mean, input.kmax->Of(rank, head), input.params.channels, &channels);
+    ScoreHead(input, rank, head, q_mean, channels, kScorePage, &scratch.scores);
+    const size_t first = out->tokens.size();
+    TopK(std::span(scratch.scores).subspan(sink), out->count, scratch.block_max, scratch.survivors,
+         &out->tokens);
+    for (size_t i = first; i < out->tokens.size(); ++i) {
+      out->tokens[i] += static_cast<int32_t>(sink);
+    }
+  }
+}
+
+absl::Status Gather(const SelectInput& input, Selection* selection) {
+  constexpr int32_t kPrefetchRows = 8;
+  const PoolShape& shape = input.pool->shape();
+  const int64_t row = int64_t{2} * shape.head_dim;
+  selection->rows.resize(int64_t{shape.kv_heads} * selection->count * row);
+  BFloat16* target = selection->rows.data();
+  for (int32_t head = 0; head < shape.kv_heads; ++head) {
+    const int32_t* tokens = selection->tokens.data() + int64_t{head} * selection->count;
+    const auto row_of = [&](int32_t t) {
+      return input.pool->Rows(input.layer, head, input.sealed_pages[t / kPageTokens]) +
+             (t % kPageTokens) * row;
+    };
+    for (int32_t i = 0; i < selection->count; ++i, target += row) {
+      if (i + kPrefetchRows < selection->count) {
+        const BFloat16* ahead = row_of(tokens[i + kPrefetchRows]);
+        for (int64_t c = 0; c < row; c += 32) __builtin_prefetch(ahead + c);
+      }
+      const int32_t t = tokens[i];
+      std::memcpy(target, row_of(t), row * sizeof(BFloat16));
+      const uint32_t* checks =
+          input.pool->RowChecks(input.layer, head, input.sealed_pages[t / kPageTokens]);
+      // Of the copy: what is served is what was checked.
+      if (RowCheck({target, static_cast<size_t>(row)}) != checks[t % kPageTokens]) {
+        return absl::DataLossError(
+            absl::StrCat("row check of layer ", input.layer, " head ", head, " token ", t));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ValidateSelectParams(const SelectParams& params, const PoolShape& shape) {
+  const auto check = [](const char* what, int64_t value, int64_t low, int64_t high) {
+    if (value >= low && value <= high) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat(what, " is ", value, ", limit ", low, "..", high));
+  };
+  TS_RETURN_IF_ERROR(check("channels", params.channels, 1, shape.head_dim));
+  TS_RETURN_IF_ERROR(check("top_k", params.top_k, 1, kMaxTopK));
+  return check("sink_tokens", params.sink_tokens, 0, kPageTokens);
+}
+
+}  // namespace tailor
