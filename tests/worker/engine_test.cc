@@ -57,7 +57,7 @@ std::vector<TokenId> RandomIds(int count, uint64_t seed) {
   return ids;
 }
 
-struct Setup {
+struct Variant {
   int threads = 1;
   int32_t chunk = 64;
   Selector selector = Selector::kInline;
@@ -87,7 +87,7 @@ class EngineTest : public ::testing::Test {
     return *std::move(store);
   }
 
-  std::unique_ptr<Engine> MakeEngine(const Setup& setup = {}) {
+  std::unique_ptr<Engine> MakeEngine(const Variant& setup = {}) {
     auto model = ModelFile::Open(*scratch_ / "tiny.gguf");
     EXPECT_TRUE(model.ok()) << model.status();
     LayerPolicy policy =
@@ -138,7 +138,7 @@ TEST_F(EngineTest, TokensDoNotDependOnThreadsChunkOrSelector) {
   const auto prompt = RandomIds(700, 1);
   const Outcome want = Run(*MakeEngine(), Request("base", prompt, 40));
   ASSERT_TRUE(want.result.ok()) << want.result.status();
-  const std::vector<Setup> setups = {{.threads = 2},
+  const std::vector<Variant> setups = {{.threads = 2},
                                      {.threads = 3, .chunk = 17},
                                      {.chunk = 700},
                                      {.selector = Selector::kStore}};
