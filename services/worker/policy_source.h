@@ -16,11 +16,11 @@
 namespace tailor {
 
 struct PolicyRequest {
-  std::filesystem::path model;
-  std::filesystem::path policy;      // empty: not given
-  std::filesystem::path policy_dir;  // empty: not given
-  std::optional<Selector> selector;  // override the file's
-  std::optional<QueryMode> query;
+  std::filesystem::path model{};
+  std::filesystem::path policy{};      // empty: not given
+  std::filesystem::path policy_dir{};  // empty: not given
+  std::optional<Selector> selector{};  // override the file's
+  std::optional<QueryMode> query{};
 };
 
 struct ChosenPolicy {
