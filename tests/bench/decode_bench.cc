@@ -1,0 +1,110 @@
+// Decode speed of hybrid against full attention on a real model: the two alternate in one process on
+// the same prefilled rows; medians of the rounds. Beside them a nearly empty context, whose step is
+// weights only. JSON to stdout.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "common/cpu/simd_level.h"
+#include "tests/support/bench_model.h"
+
+namespace tailor {
+namespace {
+
+struct Options {
+  BenchModelOptions model;
+  int context_tokens = 7000, round_tokens = 16, rounds = 7;
+};
+
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+double MillisSince(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+}
+
+struct Contestant {
+  std::unique_ptr<SequenceCache> cache;
+  std::vector<double> ms_per_token;
+
+  absl::Status Round(BenchModel& bench, int tokens) {
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < tokens; ++i) TS_RETURN_IF_ERROR(bench.Step(100 + i, *cache));
+    ms_per_token.push_back(MillisSince(start) / tokens);
+    return absl::OkStatus();
+  }
+};
+
+nlohmann::json Describe(const Contestant& c) {
+  const double ms = Median(c.ms_per_token);
+  const CacheTotals totals = c.cache->totals();
+  return {{"ms_per_token", ms},
+          {"tokens_per_second", 1000 / ms},
+          {"best_ms", *std::min_element(c.ms_per_token.begin(), c.ms_per_token.end())},
+          {"worker_codes_bytes", totals.worker.codes},
+          {"worker_resident_bytes", totals.worker.resident}};
+}
+
+absl::Status Run(const Options& options) {
+  BenchModelOptions model_options = options.model;
+  model_options.context_tokens = options.context_tokens + 1024;
+  TS_ASSIGN_OR_RETURN(auto bench, BenchModel::Load(model_options));
+  std::vector<TokenId> ids(options.context_tokens);
+  std::mt19937 random(1);
+  for (TokenId& id : ids) id = static_cast<TokenId>(random() % bench->model.shape.vocab);
+  const int64_t total = options.context_tokens + options.rounds * options.round_tokens;
+
+  TS_ASSIGN_OR_RETURN(auto prompt, bench->Open("prompt", CacheMode::kHybrid, total));
+  const auto start = std::chrono::steady_clock::now();
+  TS_RETURN_IF_ERROR(bench->RunPrefill(ids, *prompt));
+  const double prefill_ms = MillisSince(start);
+  Contestant hybrid, full, empty;
+  TS_ASSIGN_OR_RETURN(hybrid.cache, bench->Fork(*prompt, "hybrid", CacheMode::kHybrid, total));
+  TS_ASSIGN_OR_RETURN(full.cache, bench->Fork(*prompt, "full", CacheMode::kFull, total));
+  for (int round = 0; round < options.rounds; ++round) {
+    TS_RETURN_IF_ERROR(hybrid.Round(*bench, options.round_tokens));
+    TS_RETURN_IF_ERROR(full.Round(*bench, options.round_tokens));
+    TS_ASSIGN_OR_RETURN(empty.cache, bench->Open("empty" + std::to_string(round), CacheMode::kFull,
+                                                 options.round_tokens));
+    TS_RETURN_IF_ERROR(empty.Round(*bench, options.round_tokens));
+  }
+  nlohmann::json out = {{"simd", std::string(ToString(DetectSimdLevel()))},
+                        {"policy", bench->policy.Summary()},
+                        {"weight_bytes", bench->model.weights.bytes},
+                        {"context_tokens", options.context_tokens},
+                        {"prefill_ms", prefill_ms},
+                        {"prefill_tokens_per_second", 1000 * options.context_tokens / prefill_ms},
+                        {"hybrid", Describe(hybrid)},
+                        {"full", Describe(full)},
+                        {"empty_context", Describe(empty)}};
+  out["full_over_hybrid"] = Median(full.ms_per_token) / Median(hybrid.ms_per_token);
+  out["resident_share"] =
+      static_cast<double>(out["hybrid"]["worker_codes_bytes"].get<int64_t>() +
+                          out["hybrid"]["worker_resident_bytes"].get<int64_t>()) /
+      out["full"]["worker_resident_bytes"].get<double>();
+  std::printf("%s\n", out.dump(2).c_str());
+  return absl::OkStatus();
+}
+
+}  // namespace
+}  // namespace tailor
+
+int main(int argc, char** argv) {
+  tailor::Options options;
+  CLI::App app("Decode speed: hybrid against full attention");
+  app.add_option("--model", options.model.model_path)->required();
+  app.add_option("--policy", options.model.policy_path);
+  app.add_option("--threads", options.model.threads);
+  app.add_option("--context", options.context_tokens);
+  app.add_option("--round-tokens", options.round_tokens);
+  app.add_option("--rounds", options.rounds);
+  CLI11_PARSE(app, argc, argv);
+  const absl::Status status = tailor::Run(options);
+  if (!status.ok()) std::fprintf(stderr, "decode_bench: %s\n", std::string(status.message()).c_str());
+  return status.ok() ? 0 : 1;
+}

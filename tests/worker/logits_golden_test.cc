@@ -1,0 +1,130 @@
+// The forward pass against PyTorch + transformers on the same GGUF (tests/golden/logits/README.md).
+// Needs the model file: TAILOR_TEST_MODEL.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "tests/support/bench_model.h"
+
+namespace tailor {
+namespace {
+
+using nlohmann::json;
+
+class LogitsGoldenTest : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    const char* path = std::getenv("TAILOR_TEST_MODEL");
+    if (path == nullptr) return;
+    std::ifstream golden(std::string(TAILOR_SOURCE_DIR) + "/tests/golden/logits/golden.json");
+    golden_ = new json(json::parse(golden));
+    auto bench = BenchModel::Load({.model_path = path, .policy_path = "", .threads = 0,
+                                   .context_tokens = 4200, .arena_bytes = int64_t{512} << 20});
+    ASSERT_TRUE(bench.ok()) << bench.status();
+    bench_ = bench->release();
+  }
+  static void TearDownTestSuite() {
+    delete bench_;
+    delete golden_;
+    bench_ = nullptr;
+    golden_ = nullptr;
+  }
+  void SetUp() override {
+    if (bench_ == nullptr) GTEST_SKIP() << "TAILOR_TEST_MODEL does not name the default model";
+    if (bench_->model.shape.vocab != (*golden_)["model"]["vocab"].get<int>()) {
+      GTEST_SKIP() << "TAILOR_TEST_MODEL is another model than the goldens'";
+    }
+  }
+
+  static std::vector<float> LastLogits(int row) {
+    const int vocab = (*golden_)["model"]["vocab"].get<int>();
+    std::vector<float> logits(vocab);
+    std::ifstream file(std::string(TAILOR_SOURCE_DIR) + "/tests/golden/logits/last_logits.bin",
+                       std::ios::binary);
+    file.seekg(static_cast<std::streamoff>(row) * vocab * 4);
+    file.read(reinterpret_cast<char*>(logits.data()), int64_t{vocab} * 4);
+    EXPECT_TRUE(file.good());
+    return logits;
+  }
+
+  static BenchModel* bench_;
+  static json* golden_;
+};
+BenchModel* LogitsGoldenTest::bench_ = nullptr;
+json* LogitsGoldenTest::golden_ = nullptr;
+
+double Cosine(std::span<const float> a, std::span<const float> b) {
+  double dot = 0, aa = 0, bb = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    dot += double{a[i]} * b[i];
+    aa += double{a[i]} * a[i];
+    bb += double{b[i]} * b[i];
+  }
+  return dot / std::sqrt(aa * bb);
+}
+
+// The goldens' largest logits at one position, and the norm of all, against ours.
+void ExpectSampled(const json& sampled, std::span<const float> logits) {
+  double norm = 0, worst = 0;
+  for (const float l : logits) norm += double{l} * l;
+  norm = std::sqrt(norm);
+  EXPECT_NEAR(norm / sampled["norm"].get<double>(), 1.0, 1e-2) << sampled["position"];
+  for (size_t i = 0; i < sampled["top_ids"].size(); ++i) {
+    const float ours = logits[sampled["top_ids"][i].get<int>()];
+    worst = std::max(worst, std::abs(ours - sampled["top_logits"][i].get<double>()));
+  }
+  // KV rows are rounded to bf16, 2^-9 relative: what reaches a logit stays well below its size.
+  EXPECT_LT(worst, 0.02 * std::abs(sampled["top_logits"][0].get<double>()))
+      << "position " << sampled["position"];
+}
+
+TEST_F(LogitsGoldenTest, PrefillGivesTheReferencesLogitsOnEveryPrompt) {
+  for (const json& prompt : (*golden_)["prompts"]) {
+    const std::string name = prompt["name"].get<std::string>();
+    const auto ids = prompt["ids"].get<std::vector<TokenId>>();
+    auto cache = bench_->Open(name, CacheMode::kFull, static_cast<int64_t>(ids.size()));
+    ASSERT_TRUE(cache.ok()) << cache.status();
+    // Piece by piece, so that the logits of every sampled position come out.
+    for (const json& sampled : prompt["sampled"]) {
+      const int64_t from = (*cache)->tokens(), to = sampled["position"].get<int64_t>() + 1;
+      ASSERT_TRUE(bench_->RunPrefill({ids.begin() + from, ids.begin() + to}, **cache).ok());
+      ExpectSampled(sampled, bench_->logits());
+    }
+    ASSERT_EQ((*cache)->tokens(), static_cast<int64_t>(ids.size()));
+    const double cosine =
+        Cosine(bench_->logits(), LastLogits(prompt["last_logits_row"].get<int>()));
+    EXPECT_GE(cosine, 0.9999) << name;
+    RecordProperty("one_minus_cosine_" + name, std::to_string(1 - cosine));
+    std::printf("%s: 1 - cosine = %.2e\n", name.c_str(), 1 - cosine);
+    ASSERT_TRUE(bench_->store->CloseSequence((*cache)->handle()).ok());
+  }
+}
+
+TEST_F(LogitsGoldenTest, GreedyTokensAreTheReferencesWhereTheMarginAllows) {
+  constexpr double kSafeMargin = 0.25;  // far above what rounding KV rows to bf16 moves a logit
+  for (const json& prompt : (*golden_)["prompts"]) {
+    const auto ids = prompt["ids"].get<std::vector<TokenId>>();
+    const auto want = prompt["greedy"]["ids"].get<std::vector<TokenId>>();
+    const auto margins = prompt["greedy"]["margins"].get<std::vector<double>>();
+    const int64_t total = static_cast<int64_t>(ids.size() + want.size());
+    auto cache = bench_->Open(prompt["name"].get<std::string>(), CacheMode::kFull, total);
+    ASSERT_TRUE(cache.ok()) << cache.status();
+    ASSERT_TRUE(bench_->RunPrefill(ids, **cache).ok());
+    for (size_t i = 0; i < want.size(); ++i) {
+      const auto logits = bench_->logits();
+      const auto best = std::max_element(logits.begin(), logits.end()) - logits.begin();
+      if (margins[i] > kSafeMargin) EXPECT_EQ(best, want[i]) << prompt["name"] << " token " << i;
+      if (i + 1 < want.size()) ASSERT_TRUE(bench_->Step(want[i], **cache).ok());
+    }
+    ASSERT_TRUE(bench_->store->CloseSequence((*cache)->handle()).ok());
+  }
+}
+
+}  // namespace
+}  // namespace tailor
