@@ -188,16 +188,17 @@ TEST_F(ShmServerTest, TheSocketIsTheLease) {
 }
 
 TEST_F(ShmServerTest, AKilledWorkerLosesItsLease) {
-  Start();
-  const pid_t child = ::fork();
+  const pid_t child = ::fork();  // before our own threads exist
   if (child == 0) {
     StoreLinkOptions options;
     options.socket_path = options_.socket_path;
-    const auto link = StoreLink::Connect(options);
+    auto link = StoreLink::Connect(options);
+    for (; !link.ok(); link = StoreLink::Connect(options)) ::usleep(1000);
     ::pause();
     ::_exit(link.ok() ? 0 : 1);
   }
-  ASSERT_TRUE(Eventually([&] { return store_.leases() == 1; }));
+  Start();
+  ASSERT_TRUE(Eventually([&] { return server_->stats().connections == 1 && store_.leases() == 1; }));
   ::kill(child, SIGKILL);
   EXPECT_TRUE(Eventually([&] { return store_.leases() == 0; }));
   ::waitpid(child, nullptr, 0);
