@@ -12,12 +12,15 @@
 namespace tailor {
 namespace {
 
+constexpr size_t kMaxChannels = 1024;  // head_dim's limit
+
 // Scores of all tokens of the sealed pages, in order: [pages * page_tokens].
 void ScoreHead(const SelectInput& input, int32_t sparse_rank, int32_t head,
                std::span<const float> q_mean, std::span<const int32_t> channels,
                ScorePageFn score_page, std::vector<float>* scores) {
   scores->resize(input.sealed_pages.size() * kPageTokens);
-  std::vector<ChannelTerm> terms(channels.size());
+  TS_DCHECK(channels.size() <= kMaxChannels);
+  ChannelTerm terms[kMaxChannels];
   for (size_t p = 0; p < input.sealed_pages.size(); ++p) {
     const PageId page = input.sealed_pages[p];
     const int8_t* index = input.pool->Index(sparse_rank, head, page);
@@ -26,7 +29,7 @@ void ScoreHead(const SelectInput& input, int32_t sparse_rank, int32_t head,
       const int32_t c = channels[i];
       terms[i] = {index + int64_t{c} * kPageTokens, q_mean[c] * scale[c]};
     }
-    score_page(terms, scores->data() + p * kPageTokens);
+    score_page(std::span(terms, channels.size()), scores->data() + p * kPageTokens);
   }
 }
 
@@ -59,60 +62,75 @@ std::span<const float> RunningKmax::Of(int32_t sparse_rank, int32_t kv_head) con
   return {kmax_.data() + slice * head_dim_, static_cast<size_t>(head_dim_)};
 }
 
-void Select(const SelectInput& input, SelectScratch& scratch, Selection* out) {
-  static const ScorePageFn kScorePage = ChooseScorePage();
+void PrepareSelection(const SelectInput& input, Selection* out) {
   const PoolShape& shape = input.pool->shape();
-  const int32_t rank = input.pool->layout().SparseRank(input.layer);
-  TS_DCHECK(rank >= 0);
+  TS_DCHECK(input.pool->layout().SparseRank(input.layer) >= 0);
   TS_DCHECK(input.kmax->pages_covered() == static_cast<int64_t>(input.sealed_pages.size()));
   const int64_t tokens = static_cast<int64_t>(input.sealed_pages.size()) * kPageTokens;
-  const int64_t sink = std::min<int64_t>(input.params.sink_tokens, tokens);
-  out->count = static_cast<int32_t>(std::min<int64_t>(input.params.top_k, tokens - sink));
-  out->tokens.clear();
+  const int64_t candidates = std::max<int64_t>(0, tokens - input.params.sink_tokens);
+  out->count = static_cast<int32_t>(std::min<int64_t>(input.params.top_k, candidates));
+  out->tokens.resize(int64_t{shape.kv_heads} * out->count);
+  out->rows.resize(int64_t{shape.kv_heads} * out->count * 2 * shape.head_dim);
+}
+
+void SelectHead(const SelectInput& input, int32_t kv_head, SelectScratch& scratch, Selection* out) {
+  static const ScorePageFn kScorePage = ChooseScorePage();
   if (out->count == 0) return;
+  const PoolShape& shape = input.pool->shape();
+  const int32_t rank = input.pool->layout().SparseRank(input.layer);
   const size_t head_floats = input.q.size() / shape.kv_heads;
-  std::vector<float> q_mean(shape.head_dim);
-  std::vector<int32_t> channels;
-  for (int32_t head = 0; head < shape.kv_heads; ++head) {
-    GroupMean(input.q.subspan(head * head_floats, head_floats), &q_mean);
-    CriticalChannels(q_mean, input.kmax->Of(rank, head), input.params.channels, &channels);
-    ScoreHead(input, rank, head, q_mean, channels, kScorePage, &scratch.scores);
-    const size_t first = out->tokens.size();
-    TopK(std::span(scratch.scores).subspan(sink), out->count, scratch.block_max, scratch.survivors,
-         &out->tokens);
-    for (size_t i = first; i < out->tokens.size(); ++i) {
-      out->tokens[i] += static_cast<int32_t>(sink);
+  scratch.q_mean.resize(shape.head_dim);
+  GroupMean(input.q.subspan(kv_head * head_floats, head_floats), &scratch.q_mean);
+  CriticalChannels(scratch.q_mean, input.kmax->Of(rank, kv_head), input.params.channels,
+                   &scratch.channels);
+  ScoreHead(input, rank, kv_head, scratch.q_mean, scratch.channels, kScorePage, &scratch.scores);
+  scratch.chosen.clear();
+  TopK(std::span(scratch.scores).subspan(input.params.sink_tokens), out->count, scratch.block_max,
+       scratch.survivors, &scratch.chosen);
+  int32_t* tokens = out->tokens.data() + int64_t{kv_head} * out->count;
+  for (int32_t i = 0; i < out->count; ++i) {
+    tokens[i] = scratch.chosen[i] + input.params.sink_tokens;
+  }
+}
+
+absl::Status GatherHead(const SelectInput& input, int32_t kv_head, Selection* selection) {
+  constexpr int32_t kPrefetchRows = 8;
+  const int64_t row = int64_t{2} * input.pool->shape().head_dim;
+  const int64_t first = int64_t{kv_head} * selection->count;
+  const std::span<const int32_t> tokens(selection->tokens.data() + first, selection->count);
+  BFloat16* target = selection->rows.data() + first * row;
+  const auto row_of = [&](int32_t t) {
+    return input.pool->Rows(input.layer, kv_head, input.sealed_pages[t / kPageTokens]) +
+           (t % kPageTokens) * row;
+  };
+  for (int32_t i = 0; i < selection->count; ++i, target += row) {
+    if (i + kPrefetchRows < selection->count) {
+      const BFloat16* ahead = row_of(tokens[i + kPrefetchRows]);
+      for (int64_t c = 0; c < row; c += 32) __builtin_prefetch(ahead + c);
     }
+    const int32_t t = tokens[i];
+    std::memcpy(target, row_of(t), row * sizeof(BFloat16));
+    const uint32_t* checks =
+        input.pool->RowChecks(input.layer, kv_head, input.sealed_pages[t / kPageTokens]);
+    // Of the copy: what is served is what was checked.
+    if (RowCheck({target, static_cast<size_t>(row)}) != checks[t % kPageTokens]) {
+      return absl::DataLossError(
+          absl::StrCat("row check of layer ", input.layer, " head ", kv_head, " token ", t));
+    }
+  }
+  return absl::OkStatus();
+}
+
+void Select(const SelectInput& input, SelectScratch& scratch, Selection* out) {
+  PrepareSelection(input, out);
+  for (int32_t head = 0; head < input.pool->shape().kv_heads; ++head) {
+    SelectHead(input, head, scratch, out);
   }
 }
 
 absl::Status Gather(const SelectInput& input, Selection* selection) {
-  constexpr int32_t kPrefetchRows = 8;
-  const PoolShape& shape = input.pool->shape();
-  const int64_t row = int64_t{2} * shape.head_dim;
-  selection->rows.resize(int64_t{shape.kv_heads} * selection->count * row);
-  BFloat16* target = selection->rows.data();
-  for (int32_t head = 0; head < shape.kv_heads; ++head) {
-    const int32_t* tokens = selection->tokens.data() + int64_t{head} * selection->count;
-    const auto row_of = [&](int32_t t) {
-      return input.pool->Rows(input.layer, head, input.sealed_pages[t / kPageTokens]) +
-             (t % kPageTokens) * row;
-    };
-    for (int32_t i = 0; i < selection->count; ++i, target += row) {
-      if (i + kPrefetchRows < selection->count) {
-        const BFloat16* ahead = row_of(tokens[i + kPrefetchRows]);
-        for (int64_t c = 0; c < row; c += 32) __builtin_prefetch(ahead + c);
-      }
-      const int32_t t = tokens[i];
-      std::memcpy(target, row_of(t), row * sizeof(BFloat16));
-      const uint32_t* checks =
-          input.pool->RowChecks(input.layer, head, input.sealed_pages[t / kPageTokens]);
-      // Of the copy: what is served is what was checked.
-      if (RowCheck({target, static_cast<size_t>(row)}) != checks[t % kPageTokens]) {
-        return absl::DataLossError(
-            absl::StrCat("row check of layer ", input.layer, " head ", head, " token ", t));
-      }
-    }
+  for (int32_t head = 0; head < input.pool->shape().kv_heads; ++head) {
+    TS_RETURN_IF_ERROR(GatherHead(input, head, selection));
   }
   return absl::OkStatus();
 }

@@ -54,18 +54,27 @@ struct Selection {
 
 // Scratch for one thread.
 struct SelectScratch {
-  std::vector<float> scores;      // [candidates]
+  std::vector<float> scores;      // [tokens]
   std::vector<float> block_max;
-  std::vector<int32_t> survivors;
+  std::vector<int32_t> survivors, chosen;
+  std::vector<float> q_mean;      // [head_dim]
+  std::vector<int32_t> channels;
 };
 
-// Per KV head: q_mean over the group, `channels` of largest |q_mean| * kmax, scores from the int8
-// index, the top_k largest. Fills out->count and out->tokens.
+// Sets out->count and makes room for tokens and rows of every KV head.
 // Precondition (TS_DCHECK): shapes agree; params were validated by ValidateSelectParams.
-void Select(const SelectInput& input, SelectScratch& scratch, Selection* out);
+void PrepareSelection(const SelectInput& input, Selection* out);
 
-// Copies the chosen rows and verifies each against its row check.
-// Errors: DataLoss "row check of layer L head H token T" (nothing is served then).
+// One KV head of a prepared selection: q_mean over the group, `channels` of largest |q_mean| * kmax,
+// scores from the int8 index, the top_k largest. Heads may run on different threads.
+void SelectHead(const SelectInput& input, int32_t kv_head, SelectScratch& scratch, Selection* out);
+
+// Copies the rows that one head chose and verifies each copy against its row check.
+// Errors: DataLoss "row check of layer L head H token T" (nothing is to be served then).
+absl::Status GatherHead(const SelectInput& input, int32_t kv_head, Selection* selection);
+
+// All heads, one after the other: prepare, select; then the rows of all.
+void Select(const SelectInput& input, SelectScratch& scratch, Selection* out);
 absl::Status Gather(const SelectInput& input, Selection* selection);
 
 absl::Status ValidateSelectParams(const SelectParams& params, const PoolShape& shape);

@@ -31,7 +31,8 @@ class ControlFetcher final : public RowFetcher {
     }
     const SelectInput input = {.pool = sealed.pool, .layer = layer, .sealed_pages = sealed.pages,
                                .kmax = &kmax_, .q = q, .params = params_};
-    return selection.count > 0 ? Gather(input, &selection) : absl::OkStatus();
+    selection.rows.resize(selection.tokens.size() * 2 * shape_.head_dim);
+    return Gather(input, &selection);
   }
 
   absl::StatusOr<SelectedRows> Take(int32_t layer) override {

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <deque>
+#include <vector>
 
 #include "common/status.h"
 
@@ -10,8 +11,12 @@ namespace {
 
 class InlineFetcher final : public RowFetcher {
  public:
-  InlineFetcher(const PoolShape& shape, const SelectParams& params)
-      : params_(params), kmax_(shape) {}
+  InlineFetcher(Backend* backend, const PoolShape& shape, const SelectParams& params)
+      : backend_(backend),
+        params_(params),
+        kmax_(shape),
+        scratch_(backend->host_threads()),
+        head_status_(shape.kv_heads) {}
 
   absl::Status Post(int32_t layer, const SealedPages& sealed, std::span<const float> q) override {
     kmax_.Extend(*sealed.pool, sealed.pages);
@@ -23,8 +28,12 @@ class InlineFetcher final : public RowFetcher {
                                .kmax = &kmax_,
                                .q = q,
                                .params = params_};
-    Select(input, scratch_, &selection);
-    TS_RETURN_IF_ERROR(Gather(input, &selection));
+    PrepareSelection(input, &selection);
+    backend_->RunOnHost(static_cast<int64_t>(head_status_.size()), [&](int64_t head, int worker) {
+      SelectHead(input, static_cast<int32_t>(head), scratch_[worker], &selection);
+      head_status_[head] = GatherHead(input, static_cast<int32_t>(head), &selection);
+    });
+    for (const absl::Status& status : head_status_) TS_RETURN_IF_ERROR(status);
     posted_.push_back({layer, next_});
     return absl::OkStatus();
   }
@@ -42,9 +51,11 @@ class InlineFetcher final : public RowFetcher {
     int32_t layer;
     int slot;
   };
+  Backend* backend_;
   const SelectParams params_;
   RunningKmax kmax_;
-  SelectScratch scratch_;
+  std::vector<SelectScratch> scratch_;     // [threads]
+  std::vector<absl::Status> head_status_;  // [kv_heads]
   std::array<Selection, 2> selections_;  // the one in use and the one posted ahead
   int next_ = 0;
   std::deque<Posted> posted_;
@@ -84,8 +95,9 @@ class StoreFetcher final : public RowFetcher {
 
 }  // namespace
 
-std::unique_ptr<RowFetcher> MakeInlineFetcher(const PoolShape& shape, const SelectParams& params) {
-  return std::make_unique<InlineFetcher>(shape, params);
+std::unique_ptr<RowFetcher> MakeInlineFetcher(Backend* backend, const PoolShape& shape,
+                                              const SelectParams& params) {
+  return std::make_unique<InlineFetcher>(backend, shape, params);
 }
 
 std::unique_ptr<RowFetcher> MakeStoreFetcher(KvClient* store, const SelectParams& params) {

@@ -8,6 +8,7 @@
 
 #include "kvstore/client/kv_client.h"
 #include "kvstore/select/select.h"
+#include "worker/ops/backend.h"
 #include "worker/policy/layer_policy.h"
 
 namespace tailor {
@@ -29,8 +30,10 @@ class RowFetcher {
   virtual absl::StatusOr<SelectedRows> Take(int32_t layer) = 0;
 };
 
-// `inline`: this thread selects over the mapped pages. `store`: the store's threads do.
-std::unique_ptr<RowFetcher> MakeInlineFetcher(const PoolShape& shape, const SelectParams& params);
+// `inline`: the worker's own threads select over the mapped pages, a KV head each. `store`: the
+// store's threads do.
+std::unique_ptr<RowFetcher> MakeInlineFetcher(Backend* backend, const PoolShape& shape,
+                                              const SelectParams& params);
 std::unique_ptr<RowFetcher> MakeStoreFetcher(KvClient* store, const SelectParams& params);
 
 }  // namespace tailor

@@ -42,7 +42,7 @@ SequenceCache::SequenceCache(Backend* backend, KvClient* store, const PoolView* 
   }
   fetcher_ = policy_.selector == Selector::kStore
                  ? MakeStoreFetcher(store_, policy_.select)
-                 : MakeInlineFetcher(pool_->shape(), policy_.select);
+                 : MakeInlineFetcher(backend_, pool_->shape(), policy_.select);
 }
 
 absl::StatusOr<std::unique_ptr<SequenceCache>> SequenceCache::Make(

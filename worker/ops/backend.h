@@ -11,6 +11,7 @@
 #include <span>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "common/bfloat16.h"
 #include "common/matrix_view.h"
@@ -74,6 +75,9 @@ class Backend {
   virtual absl::StatusOr<Weight> LoadWeight(const TensorView& tensor) = 0;
   virtual void Download(const void* device, std::span<std::byte> host) = 0;
   virtual void Upload(std::span<const std::byte> host, void* device) = 0;
+  // Host work on the backend's threads: fn(unit, worker), worker < host_threads().
+  virtual void RunOnHost(int64_t units, absl::FunctionRef<void(int64_t unit, int worker)> fn) = 0;
+  virtual int host_threads() const = 0;
   absl::StatusOr<RopeTable> MakeRopeTable(const LlamaHyperparameters& model, int64_t positions);
 
   // --- linear layers and pointwise ---

@@ -47,9 +47,9 @@ CpuAttention::CpuAttention(const CpuKernels& kernels, ThreadPool* pool)
 
 void CpuAttention::LoadTile(const Keys& keys, int32_t kv_head, int64_t first, Scratch& s,
                             KvTile* tile) const {
-  s.keys.resize(int64_t{keys.head_dim} * kTileTokens);
+  s.keys.resize(int64_t{keys.head_dim} * kKeyStride);
   s.values.resize(int64_t{keys.head_dim} * kTileTokens);
-  *tile = {.keys = s.keys.data(), .values = s.values.data(), .tokens = 0};
+  *tile = {.keys = s.keys.data(), .values = s.values.data(), .tokens = 0, .rows = nullptr};
   if (first < keys.page_tokens) {
     kernels_.load_page(keys.pages[kv_head][first / kPageTokens], keys.shape, tile);
     return;
@@ -82,6 +82,7 @@ void CpuAttention::RunSplit(const Call& call, const QueryBlock& block, int64_t s
   for (int64_t first = split * kSplitTokens; first < end; first += kTileTokens) {
     KvTile tile;
     LoadTile(call.keys, block.kv_head, first, s, &tile);
+    if (rows > kAttendRows && tile.rows != nullptr) kernels_.widen_values(d, &tile);
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t visible = call.Visible(block.first + r / call.group) - first;
       s.visible[r] = static_cast<int32_t>(std::clamp<int64_t>(visible, 0, tile.tokens));

@@ -60,6 +60,10 @@ class CpuBackend final : public Backend {
   void Upload(std::span<const std::byte> host, void* device) override {
     std::memcpy(device, host.data(), host.size());
   }
+  void RunOnHost(int64_t units, absl::FunctionRef<void(int64_t, int)> fn) override {
+    pool_.ForEach(units, fn);
+  }
+  int host_threads() const override { return pool_.threads(); }
 
   void Embed(std::span<const TokenId> tokens, const Weight& embedding,
              MatrixView<float> x) override {

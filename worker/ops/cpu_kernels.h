@@ -25,11 +25,17 @@ struct WeightGroup {
   const std::byte* bytes;
 };
 
-// A tile of keys and values of one KV head in fp32.
+// Floats between two channels of a tile's keys: a little over kTileTokens, so that the channels of
+// one token do not all fall into the same few cache sets.
+inline constexpr int kKeyStride = kTileTokens + 16;
+
+// A tile of keys and values of one KV head.
 struct KvTile {
-  float* keys;     // [head_dim][kTileTokens], transposed
+  float* keys;     // [head_dim][kKeyStride], transposed; columns from `tokens` on are zero
   float* values;   // [kTileTokens][head_dim]
-  int32_t tokens;  // valid; the rest of `keys` columns and `values` rows are zero
+  int32_t tokens;  // valid
+  // Not null: values are still bf16, in the rows [2][head_dim] that these point to, [tokens].
+  const BFloat16* const* rows;
 };
 
 // Online softmax of one query row over some tiles.
@@ -50,8 +56,11 @@ struct CpuKernels {
   void (*rms_norm)(const float* x, const float* gain, float eps, int64_t n, float* out);
   // gate[i] = silu(gate[i]) * up[i]
   void (*silu_mul)(float* gate, const float* up, int64_t n);
-  // Rows [2][head_dim] at rows[0..tokens) -> tile.
+  // Rows [2][head_dim] at rows[0..tokens) -> keys of the tile; its values stay where they are.
+  // head_dim: a multiple of 32.
   void (*load_rows)(const BFloat16* const* rows, int32_t tokens, int32_t head_dim, KvTile* tile);
+  // Brings the values to fp32 as well: pays when many query rows read the tile, changes no result.
+  void (*widen_values)(int32_t head_dim, KvTile* tile);
   // One quantized page of a KV head -> tile of kTileTokens.
   void (*load_page)(const std::byte* page, const QuantizedPageShape& shape, KvTile* tile);
   // For each of `rows` query rows: scores against the tile's first visible[r] keys, online softmax

@@ -190,21 +190,30 @@ inline void Transpose16(__m512 r[16]) {
 }
 #endif
 
-// 16 channels of 16 rows, as columns of `keys`.
+// 32 channels of 16 rows, as columns of `keys`: pairs of channels travel as one 32-bit lane.
 inline void TransposeKeys(const uint16_t* const* rows, int32_t tokens, int32_t channel,
                           float* keys) {
 #if defined(__AVX512F__)
   __m512 r[16];
   for (int i = 0; i < 16; ++i) {
-    r[i] = i < tokens ? LoadBFloat16(rows[i] + channel).v : _mm512_setzero_ps();
+    r[i] = i < tokens ? _mm512_loadu_ps(rows[i] + channel) : _mm512_setzero_ps();
   }
   Transpose16(r);
-  for (int i = 0; i < 16; ++i) _mm512_storeu_ps(keys + (channel + i) * kTileTokens, r[i]);
+  const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+  for (int i = 0; i < 16; ++i) {
+    const __m512i pair = _mm512_castps_si512(r[i]);
+    float* column = keys + (channel + 2 * i) * kKeyStride;
+    _mm512_storeu_si512(column, _mm512_slli_epi32(pair, 16));
+    _mm512_storeu_si512(column + kKeyStride, _mm512_and_si512(pair, high));
+  }
 #else
   for (int i = 0; i < 16; ++i) {
-    float lanes[16] = {};
-    if (i < tokens) Store(lanes, LoadBFloat16(rows[i] + channel));
-    for (int c = 0; c < 16; ++c) keys[(channel + c) * kTileTokens + i] = lanes[c];
+    float lanes[32] = {};
+    if (i < tokens) {
+      Store(lanes, LoadBFloat16(rows[i] + channel));
+      Store(lanes + kLanes, LoadBFloat16(rows[i] + channel + kLanes));
+    }
+    for (int c = 0; c < 32; ++c) keys[(channel + c) * kKeyStride + i] = lanes[c];
   }
 #endif
 }
@@ -212,18 +221,25 @@ inline void TransposeKeys(const uint16_t* const* rows, int32_t tokens, int32_t c
 void LoadRows(const BFloat16* const* rows, int32_t tokens, int32_t head_dim, KvTile* tile) {
   const auto* bits = reinterpret_cast<const uint16_t* const*>(rows);
   tile->tokens = tokens;
+  tile->rows = rows;
   for (int32_t first = 0; first < kTileTokens; first += 16) {
     const int32_t count = std::clamp(tokens - first, 0, 16);
-    for (int32_t c = 0; c < head_dim; c += 16) {
+    for (int32_t c = 0; c < head_dim; c += 32) {
       TransposeKeys(bits + first, count, c, tile->keys + first);
     }
   }
-  for (int32_t t = 0; t < kTileTokens; ++t) {
+}
+
+// Values to fp32: pays when many query rows read them.
+void WidenValues(int32_t head_dim, KvTile* tile) {
+  const auto* bits = reinterpret_cast<const uint16_t* const*>(tile->rows);
+  for (int32_t t = 0; t < tile->tokens; ++t) {
     float* value = tile->values + t * head_dim;
     for (int32_t c = 0; c < head_dim; c += 16) {
-      Store(value + c, t < tokens ? LoadBFloat16(bits[t] + head_dim + c) : Zero());
+      Store(value + c, LoadBFloat16(bits[t] + head_dim + c));
     }
   }
+  tile->rows = nullptr;
 }
 
 // 16 codes from `bits` planes of 16 bits: plane b holds bit b of every code.
@@ -255,6 +271,7 @@ inline void Dequantize(const uint16_t* codes, const BFloat16* params, int32_t co
 void LoadPage(const std::byte* page, const QuantizedPageShape& shape, KvTile* tile) {
   const int32_t d = shape.head_dim;
   tile->tokens = kTileTokens;
+  tile->rows = nullptr;
   const auto* k_codes = reinterpret_cast<const uint16_t*>(page);
   const auto* k_params = reinterpret_cast<const BFloat16*>(page + shape.CodeBytes());
   const std::byte* v = page + shape.CodeBytes() + shape.ParamBytes();
@@ -263,7 +280,7 @@ void LoadPage(const std::byte* page, const QuantizedPageShape& shape, KvTile* ti
   for (int32_t c = 0; c < d; ++c) {
     Dequantize(k_codes + c * kTileTokens / 16 * shape.bits,
                k_params + c * kTileTokens / kQuantGroup * 2, kTileTokens, shape.bits,
-               tile->keys + c * kTileTokens);
+               tile->keys + c * kKeyStride);
   }
   for (int32_t t = 0; t < kTileTokens; ++t) {
     Dequantize(v_codes + t * d / 16 * shape.bits, v_params + t * d / kQuantGroup * 2, d,
@@ -282,7 +299,7 @@ inline void Scores(const KvTile& tile, const float* q, int32_t head_dim, float s
     for (Vec16& a : row) a = Zero();
   }
   for (int32_t c = 0; c < head_dim; ++c) {
-    const float* keys = tile.keys + c * kTileTokens;
+    const float* keys = tile.keys + c * kKeyStride;
     Vec16 query[kRows];
     for (int r = 0; r < kRows; ++r) query[r] = Set(q[r * head_dim + c]);
     for (int j = 0; j < kTileVectors; ++j) {
@@ -327,18 +344,18 @@ inline float Softmax(float* scores, int32_t visible, SoftmaxState* state) {
 }
 
 // out[r] = out[r] * rescale[r] + sum_t p[r][t] value[t], kVectors vectors of channels from `c` on.
-template <int kRows, int kVectors>
-inline void Accumulate(const KvTile& tile, const float* p, const float* rescale, int32_t head_dim,
-                       int32_t c, float* out) {
+template <int kRows, int kVectors, typename Values>
+inline void Accumulate(Values values, int32_t tokens, const float* p, const float* rescale,
+                       int32_t head_dim, int32_t c, float* out) {
   Vec16 acc[kRows][kVectors];
   for (int r = 0; r < kRows; ++r) {
     for (int j = 0; j < kVectors; ++j) {
       acc[r][j] = Mul(Load(out + r * head_dim + c + j * kLanes), Set(rescale[r]));
     }
   }
-  for (int32_t t = 0; t < tile.tokens; ++t) {
+  for (int32_t t = 0; t < tokens; ++t) {
     Vec16 value[kVectors];
-    for (int j = 0; j < kVectors; ++j) value[j] = Load(tile.values + t * head_dim + c + j * kLanes);
+    for (int j = 0; j < kVectors; ++j) value[j] = values(t, c + j * kLanes);
     for (int r = 0; r < kRows; ++r) {
       const Vec16 weight = Set(p[r * kTileTokens + t]);
       for (int j = 0; j < kVectors; ++j) acc[r][j] = MulAdd(value[j], weight, acc[r][j]);
@@ -366,11 +383,21 @@ inline void AttendRows(const KvTile& tile, const float* q, const int32_t* visibl
   for (int r = 0; r < kRows; ++r) {
     rescale[r] = Softmax(scores + r * kTileTokens, visible[r], &state[r]);
   }
-  int32_t c = 0;
-  for (; c + 4 * kLanes <= head_dim; c += 4 * kLanes) {
-    Accumulate<kRows, 4>(tile, scores, rescale, head_dim, c, out);
+  const auto accumulate = [&](auto values) {
+    int32_t c = 0;
+    for (; c + 4 * kLanes <= head_dim; c += 4 * kLanes) {
+      Accumulate<kRows, 4>(values, tile.tokens, scores, rescale, head_dim, c, out);
+    }
+    for (; c < head_dim; c += kLanes) {
+      Accumulate<kRows, 1>(values, tile.tokens, scores, rescale, head_dim, c, out);
+    }
+  };
+  if (tile.rows != nullptr) {
+    const auto* bits = reinterpret_cast<const uint16_t* const*>(tile.rows);
+    accumulate([=](int32_t t, int32_t c) { return LoadBFloat16(bits[t] + head_dim + c); });
+  } else {
+    accumulate([&](int32_t t, int32_t c) { return Load(tile.values + t * head_dim + c); });
   }
-  for (; c < head_dim; c += kLanes) Accumulate<kRows, 1>(tile, scores, rescale, head_dim, c, out);
 }
 
 void Attend(const KvTile& tile, const float* q, const int32_t* visible, int rows, int32_t head_dim,
@@ -407,6 +434,7 @@ const CpuKernels& Kernels() {
                                         .rms_norm = RmsNormRow,
                                         .silu_mul = SiluMul,
                                         .load_rows = LoadRows,
+                                        .widen_values = WidenValues,
                                         .load_page = LoadPage,
                                         .attend = Attend,
                                         .merge = Merge};
