@@ -17,7 +17,6 @@ grpc::Status ToGrpc(const absl::Status& status) {
 
 absl::Status FromGrpc(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
-  // A code from a newer peer becomes kUnknown in absl::Status::code(), which is what it is.
   absl::Status result(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
   if (!status.error_details().empty()) {
     result.SetPayload(kStatusDetailsUrl, absl::Cord(status.error_details()));

@@ -18,10 +18,10 @@ absl::StatusOr<Fingerprint> ParseFingerprint(const char* what, const std::string
   return result;
 }
 
-absl::Status CheckName(const char* what, const std::string& name) {
-  if (!name.empty() && name.size() <= kMaxKeyBytes) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(what, " has ", name.size(), " bytes, limit 1 to ", kMaxKeyBytes));
+absl::Status CheckName(const char* what, const std::string& name, size_t least_bytes) {
+  if (name.size() >= least_bytes && name.size() <= kMaxKeyBytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(what, " has ", name.size(), " bytes, limit ",
+                                                 least_bytes, " to ", kMaxKeyBytes));
 }
 
 std::string BytesOf(const Fingerprint& fingerprint) {
@@ -39,8 +39,8 @@ SequenceHandle ParseHandle(const v1::SequenceHandle& handle) {
 }
 
 absl::StatusOr<SequenceKey> ParseKey(const v1::SequenceKey& key) {
-  TS_RETURN_IF_ERROR(CheckName("tenant", key.tenant()));
-  TS_RETURN_IF_ERROR(CheckName("sequence name", key.name()));
+  TS_RETURN_IF_ERROR(CheckName("tenant", key.tenant(), 0));
+  TS_RETURN_IF_ERROR(CheckName("sequence name", key.name(), 1));
   return SequenceKey{.tenant = key.tenant(), .name = key.name()};
 }
 

@@ -12,7 +12,7 @@
 
 namespace tailor {
 
-inline constexpr int kMaxKeyBytes = 128;           // of a tenant or a sequence name
+inline constexpr int kMaxKeyBytes = 256;           // of a tenant or a sequence name
 inline constexpr int kMaxHistoryTokens = 1 << 20;  // of OpenSequence
 
 LeaseRef ParseLease(const v1::Lease& lease);

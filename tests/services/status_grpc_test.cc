@@ -52,10 +52,5 @@ TEST(StatusGrpc, DetailsSurviveTheRoundTrip) {
   EXPECT_EQ(FromGrpc(ToGrpc(status)), status);
 }
 
-TEST(StatusGrpc, ACodeNobodyKnowsIsUnknown) {
-  EXPECT_EQ(FromGrpc(grpc::Status(static_cast<grpc::StatusCode>(77), "?")).code(),
-            absl::StatusCode::kUnknown);
-}
-
 }  // namespace
 }  // namespace tailor

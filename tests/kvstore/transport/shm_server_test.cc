@@ -198,7 +198,8 @@ TEST_F(ShmServerTest, AKilledWorkerLosesItsLease) {
     ::_exit(link.ok() ? 0 : 1);
   }
   Start();
-  ASSERT_TRUE(Eventually([&] { return server_->stats().connections == 1 && store_.leases() == 1; }));
+  ASSERT_TRUE(
+      Eventually([&] { return server_->stats().connections == 1 && store_.leases() == 1; }));
   ::kill(child, SIGKILL);
   EXPECT_TRUE(Eventually([&] { return store_.leases() == 0; }));
   ::waitpid(child, nullptr, 0);
