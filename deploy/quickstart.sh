@@ -9,8 +9,8 @@ cd "$(dirname "$0")/.."
 document=deploy/quickstart/engineers-thumb.txt
 question='Answer in one short sentence: What is the name of the man who hired the engineer?'
 answer_has='Stark'
-follow_up='Answer in one short sentence: To which village did the engineer travel by train?'
-follow_up_has='Eyford'
+follow_up='What is the profession of Victor Hatherley?'
+follow_up_has='hydraulic'
 tailor=build/release/bin/tailor
 
 [ $# -eq 0 ] || { sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2; }
