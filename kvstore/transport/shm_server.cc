@@ -243,7 +243,10 @@ wire::HelloReply ShmServer::ReplyFor(const Connection& connection) const {
 
 void ShmServer::Refuse(int socket, const absl::Status& why) {
   refused_hellos_.fetch_add(1);
-  spdlog::warn("store transport: refused a connection: {}", why.ToString());
+  // One that hangs up without a word only looked whether somebody listens.
+  const auto level =
+      why.code() == absl::StatusCode::kUnavailable ? spdlog::level::debug : spdlog::level::warn;
+  spdlog::log(level, "store transport: refused a connection: {}", why.ToString());
   wire::HelloReply reply = BlankReply();
   reply.status = static_cast<uint32_t>(why.code());
   const std::string text(why.message());
