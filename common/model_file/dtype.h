@@ -1,5 +1,5 @@
-// Element formats of weights, as files store them. The quantized ones are GGUF's: blocks of 32 values
-// of one row behind an f16 scale (and, for Q4_1, an f16 minimum).
+// Element formats of weights, as files store them. The quantized ones are GGUF's: blocks of 32
+// values of one row behind an f16 scale (and, for Q4_1, an f16 minimum).
 #pragma once
 
 #include <cstdint>

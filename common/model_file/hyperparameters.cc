@@ -28,9 +28,9 @@ absl::Status ValidateScaling(const RopeScaling& s) {
   TS_RETURN_IF_ERROR(InRange("rope low_freq_factor", s.low_freq_factor, 1e-3f, 1e6f));
   TS_RETURN_IF_ERROR(InRange("rope high_freq_factor", s.high_freq_factor, 1e-3f, 1e6f));
   if (s.high_freq_factor <= s.low_freq_factor) {
-    return absl::InvalidArgumentError(absl::StrCat("model's rope high_freq_factor is ",
-                                                   s.high_freq_factor, ", must exceed low_freq_factor ",
-                                                   s.low_freq_factor));
+    return absl::InvalidArgumentError(
+        absl::StrCat("model's rope high_freq_factor is ", s.high_freq_factor,
+                     ", must exceed low_freq_factor ", s.low_freq_factor));
   }
   return InRange("rope original context", s.original_context, int64_t{1}, int64_t{1} << 31);
 }
@@ -49,9 +49,8 @@ absl::Status LlamaHyperparameters::Validate() const {
   TS_RETURN_IF_ERROR(InRange("rope theta", rope_theta, 1.0f, 1e12f));
   TS_RETURN_IF_ERROR(InRange("rms epsilon", rms_eps, 0.0f, 1.0f));
   if (q_heads % kv_heads != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("model has ", q_heads,
-                                                   " query heads, not a multiple of its ", kv_heads,
-                                                   " kv heads"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "model has ", q_heads, " query heads, not a multiple of its ", kv_heads, " kv heads"));
   }
   if (head_dim % 2 != 0) {
     return absl::InvalidArgumentError(
@@ -72,8 +71,8 @@ std::vector<float> RopeFrequencyFactors(const RopeScaling& scaling, float rope_t
     const double frequency = std::pow(static_cast<double>(rope_theta), -2.0 * i / head_dim);
     const double turns = scaling.original_context * frequency / (2 * std::numbers::pi);
     if (turns > scaling.high_freq_factor) continue;  // short wavelengths stay as they were
-    const double smooth = (turns - scaling.low_freq_factor) /
-                          (scaling.high_freq_factor - scaling.low_freq_factor);
+    const double smooth =
+        (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor);
     factors[i] = turns < scaling.low_freq_factor
                      ? scaling.factor
                      : static_cast<float>(1 / ((1 - smooth) / scaling.factor + smooth));

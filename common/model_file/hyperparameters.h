@@ -9,15 +9,15 @@
 
 namespace tailor {
 
-// Which two channels of a head RoPE rotates together: (2i, 2i+1) or (i, i + head_dim/2). GGUF stores
-// Wq and Wk permuted for the first, Hugging Face files are for the second.
+// Which two channels of a head RoPE rotates together: (2i, 2i+1) or (i, i + head_dim/2). GGUF
+// stores Wq and Wk permuted for the first, Hugging Face files are for the second.
 enum class RopeLayout { kInterleaved, kHalf };
 
 struct RopeScaling {
   enum class Kind { kNone, kLinear, kLlama3 };
   Kind kind = Kind::kNone;
-  float factor = 1;             // kLinear, kLlama3: the longest wavelengths are stretched by it
-  float low_freq_factor = 1;    // kLlama3 only, as the rest
+  float factor = 1;           // kLinear, kLlama3: the longest wavelengths are stretched by it
+  float low_freq_factor = 1;  // kLlama3 only, as the rest
   float high_freq_factor = 4;
   int64_t original_context = 8192;  // tokens the model was first trained on
 };
@@ -37,8 +37,8 @@ struct LlamaHyperparameters {
   RopeScaling rope_scaling;
   bool tied_embedding = false;  // the head is the embedding; there is no output.weight
 
-  // InvalidArgument "thing is value, limit": sizes positive and sane, kv_heads divides q_heads, head_dim
-  // even, floats finite.
+  // InvalidArgument "thing is value, limit": sizes positive and sane, kv_heads divides q_heads,
+  // head_dim even, floats finite.
   absl::Status Validate() const;
 };
 

@@ -16,7 +16,7 @@ enum class TokenKind {
   kUserDefined,  // found literally in text before anything else
   kUnknown,
   kByte,
-  kUnused,       // a hole in the table or padding of the embedding
+  kUnused,  // a hole in the table or padding of the embedding
 };
 
 struct TokenizerSpec {
@@ -29,8 +29,8 @@ struct TokenizerSpec {
   bool ignore_merges = false;       // a piece that is a token as it stands is not merged (Llama 3)
   std::optional<TokenId> bos, eos, unknown;
   std::vector<TokenId> extra_end_of_generation;  // beside eos
-  bool add_bos = false;       // a conversation starts with bos
-  std::string chat_template;  // Jinja text; may be empty
+  bool add_bos = false;                          // a conversation starts with bos
+  std::string chat_template;                     // Jinja text; may be empty
 };
 
 }  // namespace tailor
