@@ -13,6 +13,7 @@ namespace tailor {
 namespace {
 
 constexpr size_t kMaxChannels = 1024;  // head_dim's limit
+constexpr size_t kPrefetchPages = 4;
 
 // Scores of all tokens of the sealed pages, in order: [pages * page_tokens].
 void ScoreHead(const SelectInput& input, int32_t sparse_rank, int32_t head,
@@ -23,6 +24,15 @@ void ScoreHead(const SelectInput& input, int32_t sparse_rank, int32_t head,
   ChannelTerm terms[kMaxChannels];
   for (size_t p = 0; p < input.sealed_pages.size(); ++p) {
     const PageId page = input.sealed_pages[p];
+    if (p + kPrefetchPages < input.sealed_pages.size()) {
+      // A page's channels are two cache lines each, too scattered for the hardware to foresee.
+      const int8_t* ahead =
+          input.pool->Index(sparse_rank, head, input.sealed_pages[p + kPrefetchPages]);
+      for (const int32_t c : channels) {
+        __builtin_prefetch(ahead + int64_t{c} * kPageTokens);
+        __builtin_prefetch(ahead + int64_t{c} * kPageTokens + 64);
+      }
+    }
     const int8_t* index = input.pool->Index(sparse_rank, head, page);
     const float* scale = input.pool->IndexScale(sparse_rank, head, page);
     for (size_t i = 0; i < channels.size(); ++i) {
