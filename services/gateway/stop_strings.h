@@ -1,0 +1,30 @@
+// Ends an answer before a stop string: holds back text that may be the beginning of one.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace tailor {
+
+class StopStrings {
+ public:
+  explicit StopStrings(std::vector<std::string> stops) : stops_(std::move(stops)) {}
+
+  // Takes the next piece of the answer and returns what may be shown.
+  std::string Push(std::string_view piece);
+  // What was held back, at the end of an answer that met no stop string.
+  std::string Flush() { return std::exchange(held_, {}); }
+  bool stopped() const { return stopped_; }
+
+ private:
+  // Length of the longest end of held_ that begins a stop string.
+  size_t PossibleStop() const;
+
+  std::vector<std::string> stops_;
+  std::string held_;
+  bool stopped_ = false;
+};
+
+}  // namespace tailor
