@@ -40,7 +40,7 @@ int Run(const GatewayOptions& options) {
                       {.sessions = sessions->get(),
                        .decoder = &decoder,
                        .tokenizer = tokenizer->get(),
-                       .chat = chat->get(),
+                       .chat = &*chat,
                        .tenant = "default"});
   const auto server = GrpcServer::Start({.address = options.listen,
                                          .services = {&service},

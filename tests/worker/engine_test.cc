@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "common/model_file/model_file.h"
 #include "kvstore/client/local_kv_client.h"
 #include "tests/support/tiny_model.h"
@@ -31,7 +32,9 @@ class CollectingSink final : public TurnSink {
  public:
   void OnProgress(TurnPhase, int64_t done, int64_t total) override { EXPECT_LE(done, total); }
   void OnToken(TokenId token, int64_t position, float logprob) override {
-    if (next_position_ >= 0) EXPECT_EQ(position, next_position_);
+    if (next_position_ >= 0) {
+      EXPECT_EQ(position, next_position_);
+    }
     next_position_ = position + 1;
     outcome_.tokens.push_back(token);
     outcome_.logprobs.push_back(logprob);
@@ -159,7 +162,7 @@ TEST_F(EngineTest, FullDecodeEqualsPrefillBitForBit) {
     const auto history =
         Concat(prompt, {decoded.tokens.begin(), decoded.tokens.begin() + kept});
     const Outcome again =
-        Run(*engine, Request("b" + std::to_string(kept), history, 1, AttentionMode::kFull));
+        Run(*engine, Request(absl::StrCat("b", kept), history, 1, AttentionMode::kFull));
     EXPECT_EQ(again.tokens[0], decoded.tokens[kept]);
     EXPECT_EQ(again.logprobs[0], decoded.logprobs[kept]);
   }

@@ -43,8 +43,8 @@ TEST(UpPlanTest, StoreAndWorkerMeetAtTheSameSockets) {
   EXPECT_THAT(children[1].argv,
               IsSupersetOf({"--kvstore", "unix:/run/t/kvstore.sock", "--kvstore-socket",
                             "/run/t/kvstore-data.sock", "--listen", "unix:/run/t/worker.sock"}));
-  EXPECT_THAT(children[2].argv, IsSupersetOf({"--worker", "unix:/run/t/worker.sock", "--listen",
-                                              "127.0.0.1:8001"}));
+  EXPECT_THAT(children[2].argv,
+              IsSupersetOf({"--worker", "unix:/run/t/worker.sock", "--listen", "127.0.0.1:8001"}));
 }
 
 TEST(UpPlanTest, OnlyWhatTheUserAskedForIsPassedOn) {
