@@ -118,7 +118,7 @@ absl::Status RunTasks(const Options& options) {
   int done = 0;
   for (std::string line; std::getline(tasks, line);) {
     if (options.limit > 0 && done >= options.limit) break;
-    TS_RETURN_IF_ERROR(RunItem(json::parse(line), methods, *bench, *tokenizer, *chat, outputs));
+    TS_RETURN_IF_ERROR(RunItem(json::parse(line), methods, *bench, *tokenizer, chat, outputs));
     std::fprintf(stderr, "\r%d items", ++done);
   }
   std::fprintf(stderr, "\n");

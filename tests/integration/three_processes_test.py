@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The three real processes serve long-document chats: `tailor up`, then everything through the CLI.
 
-    three_processes_test.py --bin-dir build/release/bin --model MODEL.gguf --document FILE
+    three_processes_test.py --bin-dir build/release/bin --document FILE [--model MODEL.gguf]
         [--ask QUESTION --answer-has TEXT]
 
 Checks that follow-ups prefill only new tokens, that a fork diverges without touching its parent, that
@@ -223,7 +223,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bin-dir", required=True)
-    parser.add_argument("--model", default="")
+    parser.add_argument("--model", default=os.environ.get("TAILOR_TEST_MODEL", ""))
     parser.add_argument("--document", required=True)
     parser.add_argument("--ask", default="What is this text about?")
     parser.add_argument("--answer-has", default="")

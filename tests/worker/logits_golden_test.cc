@@ -119,8 +119,11 @@ TEST_F(LogitsGoldenTest, GreedyTokensAreTheReferencesWhereTheMarginAllows) {
     for (size_t i = 0; i < want.size(); ++i) {
       const auto logits = bench_->logits();
       const auto best = std::max_element(logits.begin(), logits.end()) - logits.begin();
-      if (margins[i] > kSafeMargin) EXPECT_EQ(best, want[i]) << prompt["name"] << " token " << i;
-      if (i + 1 < want.size()) ASSERT_TRUE(bench_->Step(want[i], **cache).ok());
+      if (margins[i] > kSafeMargin) {
+        EXPECT_EQ(best, want[i]) << prompt["name"] << " token " << i;
+      }
+      if (i + 1 == want.size()) break;
+      ASSERT_TRUE(bench_->Step(want[i], **cache).ok());
     }
     ASSERT_TRUE(bench_->store->CloseSequence((*cache)->handle()).ok());
   }

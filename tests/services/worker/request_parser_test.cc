@@ -60,8 +60,10 @@ TEST(RequestParserTest, EachBadFieldIsRefusedWithThingValueAndLimit) {
          for (int i = 0; i < 65; ++i) r.add_stop_tokens(i);
        },
        "stop_tokens has 65 ids, limit 64"},
-      {[](auto& r) { r.mutable_sequence()->clear_tenant(); }, "sequence: tenant"},
-      {[](auto& r) { r.mutable_sequence()->set_name(std::string(129, 'x')); }, "129"},
+      {[](auto& r) { r.mutable_sequence()->set_tenant(std::string(257, 'x')); },
+       "sequence: tenant has 257 bytes"},
+      {[](auto& r) { r.mutable_sequence()->clear_name(); }, "sequence: sequence name has 0 bytes"},
+      {[](auto& r) { r.mutable_sequence()->set_name(std::string(257, 'x')); }, "has 257 bytes"},
       {[](auto& r) { r.set_attention(static_cast<v1::AttentionMode>(9)); }, "attention is 9"},
       {[](auto& r) { r.mutable_sampling()->set_temperature(101); }, "temperature is 101"},
       {[](auto& r) { r.mutable_sampling()->set_top_p(std::numeric_limits<float>::quiet_NaN()); },
