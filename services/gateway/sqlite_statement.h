@@ -44,7 +44,9 @@ class SqliteStatement {
     if (code_ == SQLITE_OK) code_ = sqlite3_bind_int64(statement_, ++bound_, value);
     return *this;
   }
+  // Empty is empty, not NULL: SQLite takes a null pointer for NULL, whatever the length.
   SqliteStatement& Bind(std::string_view text) {
+    if (text.data() == nullptr) text = "";
     if (code_ == SQLITE_OK) {
       code_ = sqlite3_bind_text64(statement_, ++bound_, text.data(), text.size(), SQLITE_TRANSIENT,
                                   SQLITE_UTF8);
@@ -52,8 +54,9 @@ class SqliteStatement {
     return *this;
   }
   SqliteStatement& Bind(std::span<const std::byte> blob) {
+    const void* bytes = blob.empty() ? static_cast<const void*>("") : blob.data();
     if (code_ == SQLITE_OK) {
-      code_ = sqlite3_bind_blob64(statement_, ++bound_, blob.data(), blob.size(), SQLITE_TRANSIENT);
+      code_ = sqlite3_bind_blob64(statement_, ++bound_, bytes, blob.size(), SQLITE_TRANSIENT);
     }
     return *this;
   }
