@@ -523,7 +523,7 @@ absl::StatusOr<PoolShape> PageStore::Select(LeaseId lease, const SelectCall& cal
   if (call.layer < 0 || call.layer >= shape.layers || view.layout().SparseRank(call.layer) < 0) {
     return absl::InvalidArgumentError(absl::StrCat("layer ", call.layer, " has no index"));
   }
-  if (call.sealed_pages != sequence->sealed) {
+  if (call.sealed_pages < 0 || call.sealed_pages > sequence->sealed) {
     return absl::FailedPreconditionError(absl::StrCat("selection over ", call.sealed_pages,
                                                       " pages, the sequence has ",
                                                       sequence->sealed, " sealed"));
@@ -533,10 +533,18 @@ absl::StatusOr<PoolShape> PageStore::Select(LeaseId lease, const SelectCall& cal
     return absl::InvalidArgumentError(absl::StrCat("query has ", call.q.size(),
                                                    " floats, needs a multiple of ", group_floats));
   }
+  const auto candidates = std::span(sequence->pages).first(call.sealed_pages);
+  // Seldom fewer than are sealed: a shared prefix or a history cut back reaches into the window.
+  RunningKmax fewer{PoolShape{}};
+  if (call.sealed_pages < sequence->sealed) {
+    fewer = RunningKmax(shape);
+    fewer.Extend(view, candidates);
+  }
   const SelectInput input = {.pool = &view,
                              .layer = call.layer,
-                             .sealed_pages = std::span(sequence->pages).first(sequence->sealed),
-                             .kmax = &sequence->kmax,
+                             .sealed_pages = candidates,
+                             .kmax = call.sealed_pages < sequence->sealed ? &fewer
+                                                                          : &sequence->kmax,
                              .q = call.q,
                              .params = call.params};
   tailor::Select(input, scratch, out);

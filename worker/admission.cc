@@ -41,6 +41,11 @@ absl::Status AdmitTurn(const TurnRequest& request, const AdmissionLimits& limits
   if (request.history.empty()) {
     return absl::InvalidArgumentError("history has 0 tokens, needs at least 1");
   }
+  if (request.resumed_tokens < 0 ||
+      request.resumed_tokens >= static_cast<int64_t>(request.history.size())) {
+    return absl::InvalidArgumentError(absl::StrCat("resumed_tokens is ", request.resumed_tokens,
+                                                   ", limit 0..", request.history.size() - 1));
+  }
   if (request.max_new_tokens < 1) {
     return absl::InvalidArgumentError(
         absl::StrCat("max_new_tokens is ", request.max_new_tokens, ", limit 1.."));

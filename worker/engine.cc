@@ -270,6 +270,7 @@ void LlamaEngine::RunPrefill(Turn& turn) {
   if (turn.stage == TurnStage::kWaiting) {
     const absl::Status started = StartTurn(turn);
     if (!started.ok()) return Finish(turn, started);
+    if (turn.stage == TurnStage::kDecoding) return;  // resumed: its first step is the next batch's
   }
   const absl::Status ran = turn.prefill->RunUnit(buffers_);
   if (!ran.ok()) return DropSequence(turn, ran);
@@ -289,6 +290,10 @@ void LlamaEngine::RunDecode(Turn& turn) {
 }
 
 void LlamaEngine::AfterLogits(Turn& turn) {
+  if (turn.replays()) {
+    turn.newest = turn.request.history[turn.cache->tokens()];
+    return;
+  }
   backend_->Download(buffers_.logits.data, std::as_writable_bytes(std::span(logits_)));
   const auto reason = EmitToken(logits_, limits_.context_tokens, turn);
   if (reason.has_value()) Finish(turn, *reason);

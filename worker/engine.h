@@ -42,7 +42,10 @@ struct TurnRequest {
   std::vector<TokenId> history;      // all ids of the conversation, the new ones last; not empty
   AttentionMode attention = AttentionMode::kHybrid;
   SamplingParams sampling;
-  int32_t max_new_tokens = 256;      // >= 1
+  // A turn that broke off goes on: the last so many ids of history are its own tokens, and are
+  // computed by decode steps, as they were the first time. Less than history.size().
+  int64_t resumed_tokens = 0;
+  int32_t max_new_tokens = 256;      // >= 1, beside the resumed ones
   std::vector<TokenId> stop_tokens;  // generation ends after one of these (it is emitted)
 };
 

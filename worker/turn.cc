@@ -23,10 +23,17 @@ absl::Status BeginTurn(const LlamaModel& model, SequenceCache* cache, Turn& turn
   turn.report.reused_tokens = cache->tokens();
   turn.report.prefilled_tokens = static_cast<int64_t>(history.size()) - cache->tokens();
   TS_RETURN_IF_ERROR(cache->Reserve(TurnTokens(turn.request)));
+  turn.sampler.emplace(turn.request.sampling, history);
+  const int64_t prefill_end = static_cast<int64_t>(history.size()) - turn.request.resumed_tokens;
+  if (cache->tokens() >= prefill_end) {
+    turn.newest = history[cache->tokens()];
+    turn.stage = TurnStage::kDecoding;
+    return absl::OkStatus();
+  }
   TS_ASSIGN_OR_RETURN(
       turn.prefill,
-      Prefill::Start(model, {history.begin() + cache->tokens(), history.end()}, *cache));
-  turn.sampler.emplace(turn.request.sampling, history);
+      Prefill::Start(model, {history.begin() + cache->tokens(), history.begin() + prefill_end},
+                     *cache));
   turn.stage = TurnStage::kPrefilling;
   return absl::OkStatus();
 }

@@ -27,7 +27,7 @@ struct Turn {
   SequenceCache* cache = nullptr;      // from the start of the prefill on
   std::unique_ptr<Prefill> prefill;
   std::optional<Sampler> sampler;
-  TokenId newest = 0;                  // sampled, its KV not computed yet
+  TokenId newest = 0;                  // sampled or resumed, its KV not computed yet
   int64_t rows_fetched_before = 0;     // by earlier turns of the sequence
   TurnReport report;
   Clock::time_point submitted, started, first_token;
@@ -35,12 +35,17 @@ struct Turn {
   CacheMode mode() const {
     return request.attention == AttentionMode::kFull ? CacheMode::kFull : CacheMode::kHybrid;
   }
+  // Resumed tokens whose KV is lost are decoded again before anything is sampled.
+  bool replays() const {
+    return cache->tokens() < static_cast<int64_t>(request.history.size());
+  }
   int64_t total_tokens() const {
     return static_cast<int64_t>(request.history.size()) + report.generated_tokens;
   }
 };
 
-// Attaches the sequence, reserves room and prepares the prefill. Errors leave the sequence as it was.
+// Reserves room and prepares the prefill; a turn with nothing to prefill starts decoding at once.
+// Errors leave the sequence as it was.
 absl::Status BeginTurn(const LlamaModel& model, SequenceCache* cache, Turn& turn);
 
 // Samples the next token from `logits` [vocab] and emits it. Returns the reason to stop, if any.

@@ -107,6 +107,7 @@ absl::StatusOr<v1::GenerateFinished> DecoderClient::Generate(v1::GenerateRequest
     }
     // The worker is gone or not ready: go on behind the last token that was seen.
     request.mutable_history()->Add(received.begin(), received.end());
+    request.set_resumed_tokens(request.resumed_tokens() + static_cast<int32_t>(received.size()));
     request.set_max_new_tokens(request.max_new_tokens() - static_cast<int32_t>(received.size()));
     generated_before += static_cast<int64_t>(received.size());
     const bool last_was_stop =

@@ -35,6 +35,10 @@ absl::Status CheckLimits(const v1::GenerateRequest& request) {
   if (request.history().empty()) {
     return absl::InvalidArgumentError("history has 0 ids, limit 1..");
   }
+  if (request.resumed_tokens() < 0 || request.resumed_tokens() >= request.history_size()) {
+    return absl::InvalidArgumentError(absl::StrCat("resumed_tokens is ", request.resumed_tokens(),
+                                                   ", limit 0..", request.history_size() - 1));
+  }
   if (request.max_new_tokens() < 1 || request.max_new_tokens() > kMaxNewTokens) {
     return absl::InvalidArgumentError(
         absl::StrCat("max_new_tokens is ", request.max_new_tokens(), ", limit 1..", kMaxNewTokens));
@@ -80,6 +84,7 @@ absl::StatusOr<TurnRequest> ParseTurnRequest(const v1::GenerateRequest& request,
   turn.history.assign(request.history().begin(), request.history().end());
   turn.stop_tokens.assign(request.stop_tokens().begin(), request.stop_tokens().end());
   turn.max_new_tokens = request.max_new_tokens();
+  turn.resumed_tokens = request.resumed_tokens();
   return turn;
 }
 

@@ -240,6 +240,35 @@ TEST_F(EngineTest, AReattachedSequenceContinuesExactlyLikeOneThatNeverLeft) {
   EXPECT_EQ(got.logprobs, want.logprobs);
 }
 
+// The worker dies after some tokens of an answer; another one goes on, over the same store or over an
+// empty one.
+TEST_F(EngineTest, AResumedTurnGoesOnBitForBitLikeOneThatNeverBrokeOff) {
+  const auto prompt = RandomIds(600, 5);
+  const Outcome whole = Run(*MakeEngine(), Request("whole", prompt, 60));
+  ASSERT_EQ(whole.tokens.size(), 60u);
+  // At 40 the store has sealed a page that the resumed history does not yet leave behind.
+  for (const int seen : {0, 1, 7, 40}) {
+    const std::vector<TokenId> answer(whole.tokens.begin(), whole.tokens.begin() + seen);
+    for (const Selector selector : {Selector::kInline, Selector::kStore}) {
+      for (const bool store_died : {false, true}) {
+        SCOPED_TRACE(absl::StrCat(seen, " seen, selector ", static_cast<int>(selector),
+                                  store_died ? ", store died" : ""));
+        store_ = MakeStore(int64_t{96} << 20);
+        (void)Run(*MakeEngine(), Request("struck", prompt, seen + 1));
+        if (store_died) store_ = MakeStore(int64_t{96} << 20);
+        TurnRequest rest = Request("struck", Concat(prompt, answer), 60 - seen);
+        rest.resumed_tokens = seen;
+        const Outcome resumed = Run(*MakeEngine({.selector = selector}), rest);
+        ASSERT_TRUE(resumed.result.ok()) << resumed.result.status();
+        EXPECT_EQ(Concat(answer, resumed.tokens), whole.tokens);
+        EXPECT_THAT(resumed.logprobs,
+                    ::testing::ElementsAreArray(whole.logprobs.begin() + seen,
+                                                whole.logprobs.end()));
+      }
+    }
+  }
+}
+
 TEST_F(EngineTest, ANewSequenceSharesTheSealedPrefixOfItsTenantOnly) {
   auto engine = MakeEngine();
   const auto document = RandomIds(600, 12);

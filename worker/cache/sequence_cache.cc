@@ -129,12 +129,12 @@ void SequenceCache::NewRows(int32_t layer, std::span<BFloat16*> store_rows,
 }
 
 bool SequenceCache::Fetches(int32_t layer) const {
-  return mode_ == CacheMode::kHybrid && grant_.sealed_pages > 0 && !policy_.IsQuantized(layer);
+  return mode_ == CacheMode::kHybrid && PagesToSeal(tokens()) > 0 && !policy_.IsQuantized(layer);
 }
 
 absl::Status SequenceCache::PostFetch(int32_t layer, std::span<const float> q) {
   const std::span<const PageId> sealed(grant_.pages.data(),
-                                       static_cast<size_t>(grant_.sealed_pages));
+                                       static_cast<size_t>(PagesToSeal(tokens())));
   return fetcher_->Post(layer, {.pool = pool_, .pages = sealed, .sequence = grant_.handle}, q);
 }
 
@@ -175,11 +175,10 @@ absl::Status SequenceCache::SealUpTo(int64_t sealed_pages) {
 }
 
 absl::Status SequenceCache::CommitToken(TokenId token) {
+  const int64_t page = PagesToSeal(tokens());
   TS_RETURN_IF_ERROR(PublishTokens(std::span(&token, 1)));
-  const int64_t sealed = PagesToSeal(tokens());
-  if (sealed == grant_.sealed_pages) return absl::OkStatus();
-  const int64_t page = grant_.sealed_pages;
-  TS_RETURN_IF_ERROR(SealUpTo(sealed));
+  if (PagesToSeal(tokens()) == page) return absl::OkStatus();
+  TS_RETURN_IF_ERROR(SealUpTo(page + 1));
   for (const auto& layer : layers_) TS_RETURN_IF_ERROR(layer->Seal(Rows(tokens()), page));
   return absl::OkStatus();
 }

@@ -78,6 +78,8 @@ class SequenceCache {
   SequenceCache(Backend* backend, KvClient* store, const PoolView* pool, const LayerPolicy& policy,
                 CacheMode mode, SequenceGrant grant);
   absl::Status LoadGrant();
+  // Pages that have left the window of a sequence of `tokens` tokens. The store may have sealed more
+  // (a shared prefix, a history cut back), but what a step attends to depends on its tokens alone.
   int64_t PagesToSeal(int64_t tokens) const;
   PagedRows Rows(int64_t tokens) const;
   absl::Status PublishTokens(std::span<const TokenId> ids);

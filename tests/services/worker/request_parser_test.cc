@@ -53,6 +53,8 @@ TEST(RequestParserTest, EachBadFieldIsRefusedWithThingValueAndLimit) {
   const std::vector<BadCase> cases = {
       {[](auto& r) { r.clear_history(); }, "history has 0 ids, limit 1.."},
       {[](auto& r) { r.add_history(-3); }, "history[2] is -3, limit 0.."},
+      {[](auto& r) { r.set_resumed_tokens(2); }, "resumed_tokens is 2, limit 0..1"},
+      {[](auto& r) { r.set_resumed_tokens(-1); }, "resumed_tokens is -1, limit 0..1"},
       {[](auto& r) { r.set_max_new_tokens(0); }, "max_new_tokens is 0, limit 1.."},
       {[](auto& r) { r.set_max_new_tokens(1 << 30); }, "max_new_tokens is 1073741824"},
       {[](auto& r) { r.add_stop_tokens(-1); }, "stop_tokens[0] is -1"},
