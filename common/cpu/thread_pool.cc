@@ -12,7 +12,7 @@ void Pause() { __builtin_ia32_pause(); }
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads, int spin_us) : spin_us_(spin_us) {
+ThreadPool::ThreadPool(int threads, int spin_us) : spin_us_(spin_us), claims_(threads) {
   TS_CHECK(threads >= 1);
   for (int worker = 1; worker < threads; ++worker) {
     workers_.emplace_back([this, worker] { Work(worker); });
@@ -26,10 +26,11 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
-// Returns once job_ differs from `seen`.
-bool ThreadPool::WaitForJob(uint32_t seen) {
+// The newest job, once it differs from `seen`.
+uint32_t ThreadPool::WaitForJob(uint32_t seen) {
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::microseconds(spin_us_);
-  for (int spins = 0; job_.load(std::memory_order_acquire) == seen; ++spins) {
+  uint32_t job = seen;
+  for (int spins = 0; (job = job_.load(std::memory_order_acquire)) == seen; ++spins) {
     Pause();
     if (spins % 64 == 63 && std::chrono::steady_clock::now() > deadline) {
       sleepers_.fetch_add(1, std::memory_order_seq_cst);
@@ -37,27 +38,54 @@ bool ThreadPool::WaitForJob(uint32_t seen) {
       sleepers_.fetch_sub(1, std::memory_order_relaxed);
     }
   }
-  return !stop_.load(std::memory_order_relaxed);
+  return job;
+}
+
+// True for one caller per worker and job. Claims only grow, so a worker that wakes late takes nothing;
+// and a job cannot end before all its parts are taken, so who takes one finds fn_ to be that job's.
+bool ThreadPool::TakePart(int worker, uint32_t job) {
+  std::atomic<uint32_t>& claim = claims_[worker].job;
+  uint32_t last = claim.load(std::memory_order_relaxed);
+  return static_cast<int32_t>(job - last) > 0 && claim.compare_exchange_strong(last, job);
+}
+
+void ThreadPool::DoPart(int worker) {
+  (*fn_)(worker);
+  if (pending_.fetch_sub(1, std::memory_order_release) == 1) pending_.notify_one();
 }
 
 void ThreadPool::Work(int worker) {
   uint32_t seen = 0;
-  while (WaitForJob(seen)) {
-    ++seen;
-    (*fn_)(worker);
-    pending_.fetch_sub(1, std::memory_order_release);
+  while (true) {
+    seen = WaitForJob(seen);
+    if (stop_.load(std::memory_order_relaxed)) return;
+    if (TakePart(worker, seen)) DoPart(worker);
+  }
+}
+
+void ThreadPool::AwaitParts() {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::microseconds(spin_us_);
+  int pending = 0;
+  for (int spins = 0; (pending = pending_.load(std::memory_order_acquire)) > 0; ++spins) {
+    Pause();
+    if (spins % 64 == 63 && std::chrono::steady_clock::now() > deadline) {
+      pending_.wait(pending, std::memory_order_acquire);
+    }
   }
 }
 
 void ThreadPool::Run(absl::FunctionRef<void(int)> fn) {
   if (workers_.empty()) return fn(0);
   fn_ = &fn;
-  pending_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-  job_.fetch_add(1, std::memory_order_seq_cst);
+  pending_.store(threads(), std::memory_order_relaxed);
+  const uint32_t job = job_.fetch_add(1, std::memory_order_seq_cst) + 1;
   // A sleeper counts itself before it checks job_ again, so one of the two sees the other.
   if (sleepers_.load(std::memory_order_seq_cst) > 0) job_.notify_all();
-  fn(0);
-  while (pending_.load(std::memory_order_acquire) > 0) Pause();
+  DoPart(0);
+  for (int worker = 1; worker < threads(); ++worker) {
+    if (TakePart(worker, job)) DoPart(worker);
+  }
+  AwaitParts();
 }
 
 void ThreadPool::ParallelFor(int64_t units, absl::FunctionRef<void(int64_t, int64_t)> fn) {
