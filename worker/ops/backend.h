@@ -14,6 +14,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "common/bfloat16.h"
+#include "common/cpu/simd_level.h"
 #include "common/matrix_view.h"
 #include "common/model_file/model_file.h"
 #include "common/types.h"
@@ -121,6 +122,9 @@ class Backend {
 struct CpuBackendOptions {
   int threads = 0;                 // 0: one per core this process may run on
   int64_t memory_limit_bytes = 0;  // of Allocate; 0: no limit
+  // The best SIMD level to use. Lower is slower and there for tests: it never raises what the CPU
+  // and TAILOR_SIMD allow.
+  SimdLevel max_simd_level = SimdLevel::kAvx512;
 };
 
 // Chooses the SIMD level once (common/cpu/simd_level.h).

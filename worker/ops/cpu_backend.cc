@@ -194,7 +194,7 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCpuBackend(const CpuBackendOptions&
   }
   CpuBackendOptions chosen = options;
   if (chosen.threads == 0) chosen.threads = UsableCores();
-  return std::make_unique<CpuBackend>(chosen, DetectSimdLevel());
+  return std::make_unique<CpuBackend>(chosen, std::min(DetectSimdLevel(), options.max_simd_level));
 }
 
 }  // namespace tailor
