@@ -36,13 +36,10 @@ void QuantizeGroup(const BFloat16* values, int64_t stride, int bits, uint16_t* p
 
 }  // namespace
 
-int64_t QuantizedPageShape::CodeBytes() const {
-  return int64_t{kPageTokens} * head_dim * bits / 8;
-}
+int64_t QuantizedPageShape::CodeBytes() const { return int64_t{kPageTokens} * head_dim * bits / 8; }
 
 int64_t QuantizedPageShape::ParamBytes() const {
-  return int64_t{kPageTokens} * head_dim / kQuantGroup * 2 *
-         static_cast<int64_t>(sizeof(BFloat16));
+  return int64_t{kPageTokens} * head_dim / kQuantGroup * 2 * static_cast<int64_t>(sizeof(BFloat16));
 }
 
 void QuantizePageRef(const BFloat16* rows, const QuantizedPageShape& shape, std::byte* page) {
