@@ -95,8 +95,10 @@ inline Vec16 RoundToEven(Vec16 x) {
   constexpr int kMode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
   return {_mm256_round_ps(x.a, kMode), _mm256_round_ps(x.b, kMode)};
 }
+// 2^n; infinity from 128 on, where the exponent would run into the sign bit; 0 below -126.
 inline __m256 PowerOfTwo(__m256 n) {
-  const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+  const __m256i bounded = _mm256_cvtps_epi32(_mm256_min_ps(n, _mm256_set1_ps(128.0f)));
+  const __m256i exponent = _mm256_add_epi32(bounded, _mm256_set1_epi32(127));
   const __m256 power = _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
   return _mm256_and_ps(power, _mm256_cmp_ps(n, _mm256_set1_ps(-127.0f), _CMP_GT_OQ));
 }
@@ -188,8 +190,8 @@ inline void LoadNibbles(const uint8_t* p, Vec16* low, Vec16* high) {
 
 #endif
 
-// e^x within 2 ulp for x in [-87, 88]; 0 below. Source: x = n ln2 + r, |r| <= ln2 / 2, a degree-6
-// polynomial of e^r (Cephes' expf), scaled by 2^n.
+// e^x within 2 ulp for x in [-87, 88]; below that less than 2^-125, above 89 infinity. Source:
+// x = n ln2 + r, |r| <= ln2 / 2, a degree-6 polynomial of e^r (Cephes' expf), scaled by 2^n.
 inline Vec16 ApproxExp(Vec16 x) {
   x = Max(x, Set(-104.0f));
   const Vec16 n = RoundToEven(Mul(x, Set(1.44269504088896341f)));
