@@ -57,7 +57,7 @@ struct CpuKernels {
   // gate[i] = silu(gate[i]) * up[i]
   void (*silu_mul)(float* gate, const float* up, int64_t n);
   // Rows [2][head_dim] at rows[0..tokens) -> keys of the tile; its values stay where they are.
-  // head_dim: a multiple of 32.
+  // head_dim: a multiple of 16, here and below.
   void (*load_rows)(const BFloat16* const* rows, int32_t tokens, int32_t head_dim, KvTile* tile);
   // Brings the values to fp32 as well: pays when many query rows read the tile, changes no result.
   void (*widen_values)(int32_t head_dim, KvTile* tile);

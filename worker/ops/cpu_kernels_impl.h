@@ -190,6 +190,16 @@ inline void Transpose16(__m512 r[16]) {
 }
 #endif
 
+// 16 channels of 16 rows, as columns of `keys`.
+inline void TransposeHalf(const uint16_t* const* rows, int32_t tokens, int32_t channel,
+                          float* keys) {
+  for (int i = 0; i < 16; ++i) {
+    float lanes[kLanes] = {};
+    if (i < tokens) Store(lanes, LoadBFloat16(rows[i] + channel));
+    for (int c = 0; c < kLanes; ++c) keys[(channel + c) * kKeyStride + i] = lanes[c];
+  }
+}
+
 // 32 channels of 16 rows, as columns of `keys`: pairs of channels travel as one 32-bit lane.
 inline void TransposeKeys(const uint16_t* const* rows, int32_t tokens, int32_t channel,
                           float* keys) {
@@ -207,14 +217,8 @@ inline void TransposeKeys(const uint16_t* const* rows, int32_t tokens, int32_t c
     _mm512_storeu_si512(column + kKeyStride, _mm512_and_si512(pair, high));
   }
 #else
-  for (int i = 0; i < 16; ++i) {
-    float lanes[32] = {};
-    if (i < tokens) {
-      Store(lanes, LoadBFloat16(rows[i] + channel));
-      Store(lanes + kLanes, LoadBFloat16(rows[i] + channel + kLanes));
-    }
-    for (int c = 0; c < 32; ++c) keys[(channel + c) * kKeyStride + i] = lanes[c];
-  }
+  TransposeHalf(rows, tokens, channel, keys);
+  TransposeHalf(rows, tokens, channel + kLanes, keys);
 #endif
 }
 
@@ -224,9 +228,11 @@ void LoadRows(const BFloat16* const* rows, int32_t tokens, int32_t head_dim, KvT
   tile->rows = rows;
   for (int32_t first = 0; first < kTileTokens; first += 16) {
     const int32_t count = std::clamp(tokens - first, 0, 16);
-    for (int32_t c = 0; c < head_dim; c += 32) {
+    int32_t c = 0;
+    for (; c + 32 <= head_dim; c += 32) {
       TransposeKeys(bits + first, count, c, tile->keys + first);
     }
+    if (c < head_dim) TransposeHalf(bits + first, count, c, tile->keys + first);
   }
 }
 
