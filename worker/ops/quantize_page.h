@@ -6,8 +6,9 @@
 //   V params  [page_tokens][head_dim / 64][2]
 //
 // Bit planes: bit i of plane b is bit b of code i, so 1-bit codes unpack by one masked add and every
-// width shares one layout. |x' - x| <= scale / 2 + the rounding of min and scale to bf16,
-// (|min| + (2^bits - 1) * scale) * 2^-8; a constant group has scale 0.
+// width shares one layout. |x' - x| <= scale / 2 + the roundings of scale to bf16 and of x' to fp32,
+// (|min| + top * scale) * 2^-8, and where scale is subnormal top * 2^-134; top = 2^bits - 1. A constant
+// group has scale 0 and comes back exactly.
 // Source: ALGORITHM §2; KIVI, arXiv:2402.02750.
 #pragma once
 
@@ -18,7 +19,8 @@
 
 namespace tailor {
 
-// rows: [kPageTokens][2][head_dim] -> page: shape.PageBytes(). Requires finite rows.
+// rows: [kPageTokens][2][head_dim] -> page: shape.PageBytes(). Requires finite rows, and
+// that max - min of a group is no larger than the largest bf16: beyond it there is no scale.
 void QuantizePageRef(const BFloat16* rows, const QuantizedPageShape& shape, std::byte* page);
 
 }  // namespace tailor

@@ -4,6 +4,7 @@
 //   V per token:   a group is 64 consecutive channels of one token
 //   min = group minimum, scale = (max - min) / (2^bits - 1), code = round_half_even((x - min)/scale)
 //   x'  = min + code * scale        min and scale are rounded to bf16 before codes are computed
+// All in fp32, each operation rounded by itself, so that every backend finds the same codes.
 //
 // Bytes of a page, in order: K codes, K params, V codes, V params; see PageBytes and quantize_page.h
 // for the order inside each.
