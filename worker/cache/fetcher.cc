@@ -19,6 +19,7 @@ class InlineFetcher final : public RowFetcher {
         head_status_(shape.kv_heads) {}
 
   absl::Status Post(int32_t layer, const SealedPages& sealed, std::span<const float> q) override {
+    TS_CHECK(posted_.size() < kMaxPosted);  // a third would overwrite the first
     kmax_.Extend(*sealed.pool, sealed.pages);
     next_ ^= 1;
     Selection& selection = selections_[next_];
@@ -56,7 +57,7 @@ class InlineFetcher final : public RowFetcher {
   RunningKmax kmax_;
   std::vector<SelectScratch> scratch_;     // [threads]
   std::vector<absl::Status> head_status_;  // [kv_heads]
-  std::array<Selection, 2> selections_;  // the one in use and the one posted ahead
+  std::array<Selection, kMaxPosted> selections_;  // the one in use and the one posted ahead
   int next_ = 0;
   std::deque<Posted> posted_;
 };
@@ -66,6 +67,7 @@ class StoreFetcher final : public RowFetcher {
   StoreFetcher(KvClient* store, const SelectParams& params) : store_(store), params_(params) {}
 
   absl::Status Post(int32_t layer, const SealedPages& sealed, std::span<const float> q) override {
+    TS_CHECK(posted_.size() < kMaxPosted);
     TS_ASSIGN_OR_RETURN(const uint64_t ticket,
                         store_->PostSelect({.sequence = sealed.sequence,
                                             .layer = layer,

@@ -2,6 +2,7 @@
 // predicted one layer ahead), taken when the layer attends. ALGORITHM §3.2-3.4, §4.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -20,12 +21,17 @@ struct SealedPages {
   SequenceHandle sequence;
 };
 
+// The layer about to attend, and the one after it.
+inline constexpr size_t kMaxPosted = 2;
+static_assert(kMaxPosted <= kMaxPendingSelects);
+
 class RowFetcher {
  public:
   virtual ~RowFetcher() = default;
-  // Starts the selection of one layer. At most kMaxPendingSelects layers may be posted and not taken.
+  // Starts the selection of one layer. At most kMaxPosted may be posted and not taken (TS_CHECK).
   virtual absl::Status Post(int32_t layer, const SealedPages& sealed, std::span<const float> q) = 0;
-  // The rows of the oldest post, which must be of `layer`; valid until the next-but-one Post.
+  // The rows of the oldest post, which must be of `layer` (TS_CHECK); valid until the next Take, and
+  // until the next-but-one Post.
   // Errors: DataLoss (a row failed its check), DeadlineExceeded, Unavailable.
   virtual absl::StatusOr<SelectedRows> Take(int32_t layer) = 0;
 };
