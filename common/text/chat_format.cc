@@ -21,15 +21,12 @@ char Unescaped(char c) {
 std::optional<std::string> Literal(std::string_view jinja, size_t begin) {
   const char quote = jinja[begin - 1];
   std::string value;
-  for (size_t i = begin; i < jinja.size() && jinja[i] != quote; ++i) {
-    if (jinja[i] == '\\' && i + 1 < jinja.size()) {
-      value += Unescaped(jinja[++i]);
-    } else {
-      value += jinja[i];
-    }
+  for (size_t i = begin; i < jinja.size(); ++i) {
+    if (jinja[i] == quote) return value;
+    const bool escaped = jinja[i] == '\\' && i + 1 < jinja.size();
+    value += escaped ? Unescaped(jinja[++i]) : jinja[i];
   }
-  if (begin + value.size() >= jinja.size()) return std::nullopt;
-  return value;
+  return std::nullopt;
 }
 
 // A literal that holds a whole system message is the default: '<|im_start|>system\nYou are
