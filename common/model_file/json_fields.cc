@@ -19,7 +19,16 @@ absl::Status TypeError(const char* key, const json& value, const char* want) {
 }  // namespace
 
 absl::StatusOr<json> ParseJsonObject(std::string_view text, const std::string& what) {
-  json parsed = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  bool too_deep = false;
+  const auto watch = [&](int depth, json::parse_event_t, json&) {
+    too_deep = too_deep || depth > kMaxJsonDepth;
+    return !too_deep;
+  };
+  json parsed = json::parse(text, watch, /*allow_exceptions=*/false);
+  if (too_deep) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(what, " is nested deeper than ", kMaxJsonDepth, " levels"));
+  }
   if (parsed.is_object()) return parsed;
   return absl::InvalidArgumentError(
       absl::StrCat(what, parsed.is_discarded() ? " is not valid JSON" : " is not a JSON object"));

@@ -13,7 +13,11 @@
 
 namespace tailor {
 
-// Errors: InvalidArgument naming `what` when the text is not JSON or not an object.
+// Deeper values are refused: nlohmann::json copies, compares and prints by recursion, and a file of
+// brackets would end the stack. Our formats need four levels.
+inline constexpr int kMaxJsonDepth = 64;
+
+// Errors: InvalidArgument naming `what` when the text is not JSON, not an object, or too deep.
 absl::StatusOr<nlohmann::json> ParseJsonObject(std::string_view text, const std::string& what);
 
 // The member, or nullptr when absent or null.

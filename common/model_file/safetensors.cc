@@ -25,14 +25,20 @@ absl::Status Broken(const std::string& tensor, const std::string& problem) {
 absl::StatusOr<json> ParseHeader(std::string_view text) {
   std::set<std::string> names;
   std::optional<std::string> twice;
+  bool too_deep = false;
   const auto watch = [&](int depth, json::parse_event_t event, json& parsed) {
     if (depth == 1 && event == json::parse_event_t::key) {
       const auto [name, is_new] = names.insert(parsed.get<std::string>());
       if (!is_new) twice = *name;
     }
-    return true;
+    too_deep = too_deep || depth > kMaxJsonDepth;
+    return !too_deep;
   };
   json header = json::parse(text, watch, /*allow_exceptions=*/false);
+  if (too_deep) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("safetensors header is nested deeper than ", kMaxJsonDepth, " levels"));
+  }
   if (!header.is_object()) {
     return absl::InvalidArgumentError("safetensors header is not a JSON object");
   }
