@@ -121,6 +121,17 @@ absl::Status ReadMerges(const json& model, TokenizerSpec& spec) {
   return absl::OkStatus();
 }
 
+// The reference gives such a token the blanks beside it, or finds it between words only. A special
+// one is never found in text here.
+absl::Status CheckReach(const json& token, const std::string& text) {
+  for (const char* key : {"lstrip", "rstrip", "single_word"}) {
+    if (!IsTrue(token, key) || IsTrue(token, "special")) continue;
+    return absl::UnimplementedError(
+        absl::StrCat("added token \"", text, "\" has ", key, " true, supported is false"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ReadAddedTokens(const json& root, TokenizerSpec& spec) {
   const json* added = FindField(root, "added_tokens");
   if (added == nullptr) return absl::OkStatus();
@@ -131,6 +142,7 @@ absl::Status ReadAddedTokens(const json& root, TokenizerSpec& spec) {
     if (!text || id == nullptr) {
       return absl::InvalidArgumentError("an entry of added_tokens has no content or no id");
     }
+    TS_RETURN_IF_ERROR(CheckReach(token, *text));
     // As for the vocabulary: no far ids.
     if (id->is_number_unsigned() && id->get<uint64_t>() > spec.tokens.size() + 65536) {
       return absl::InvalidArgumentError(absl::StrCat("added token \"", *text, "\" has id ",
