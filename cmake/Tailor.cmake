@@ -4,8 +4,8 @@
 # on flags. Kernels that want FMA ask for it by intrinsic.
 add_library(ts_flags INTERFACE)
 # gcc 12 sees overlaps in "literal" + std::string that are not there (its bug 105651).
-target_compile_options(ts_flags INTERFACE -Wall -Wextra -Werror -Wno-restrict -ffp-contract=off
-  -fno-math-errno)
+target_compile_options(ts_flags INTERFACE -Wall -Wextra -Werror
+  $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict> -ffp-contract=off -fno-math-errno)
 target_include_directories(ts_flags INTERFACE ${CMAKE_SOURCE_DIR})
 if(TAILOR_SANITIZE)
   target_compile_options(ts_flags INTERFACE -fsanitize=${TAILOR_SANITIZE} -fno-omit-frame-pointer
