@@ -5,7 +5,8 @@
 add_library(ts_flags INTERFACE)
 # gcc 12 sees overlaps in "literal" + std::string that are not there (its bug 105651).
 target_compile_options(ts_flags INTERFACE -Wall -Wextra -Werror
-  $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict> -ffp-contract=off -fno-math-errno)
+  $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>
+  -ffp-contract=off -fno-math-errno)
 target_include_directories(ts_flags INTERFACE ${CMAKE_SOURCE_DIR})
 if(TAILOR_SANITIZE)
   target_compile_options(ts_flags INTERFACE -fsanitize=${TAILOR_SANITIZE} -fno-omit-frame-pointer
@@ -44,7 +45,7 @@ function(ts_simd_source target)
   foreach(source IN LISTS ARGN)
     if(source MATCHES "_avx512\\.cc$")
       set(flags -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx512bf16 -mfma -mf16c
-        -Wno-maybe-uninitialized -Wno-uninitialized)
+        $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized> -Wno-uninitialized)
     elseif(source MATCHES "_avx2\\.cc$")
       set(flags -mavx2 -mfma -mf16c)
     else()

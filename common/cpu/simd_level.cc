@@ -1,10 +1,18 @@
 #include "common/cpu/simd_level.h"
 
+#include <cpuid.h>
+
 #include <algorithm>
 #include <cstdlib>
 
 namespace tailor {
 namespace {
+
+// clang 14's __builtin_cpu_supports does not know f16c.
+bool HasF16c() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
 
 SimdLevel HardwareLevel() {
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -13,8 +21,7 @@ SimdLevel HardwareLevel() {
       __builtin_cpu_supports("fma")) {
     return SimdLevel::kAvx512;
   }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-      __builtin_cpu_supports("f16c")) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HasF16c()) {
     return SimdLevel::kAvx2;
   }
   return SimdLevel::kScalar;
