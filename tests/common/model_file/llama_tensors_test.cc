@@ -94,11 +94,20 @@ TEST(LlamaTensors, WhatTheForwardPassWouldIgnoreIsUnimplemented) {
 }
 
 TEST(LlamaTensors, HuggingFaceNamesAreTranslatedOrUnknown) {
-  EXPECT_EQ(CanonicalFromHuggingFace("lm_head.weight"), "output.weight");
-  EXPECT_EQ(CanonicalFromHuggingFace("model.layers.3.self_attn.q_proj.weight"),
-            "blk.3.attn_q.weight");
-  EXPECT_EQ(CanonicalFromHuggingFace("model.layers.10.mlp.down_proj.weight"),
-            "blk.10.ffn_down.weight");
+  const std::vector<std::pair<std::string, std::string>> names = {
+      {"model.embed_tokens.weight", "token_embd.weight"},
+      {"model.norm.weight", "output_norm.weight"},
+      {"lm_head.weight", "output.weight"},
+      {"model.layers.3.input_layernorm.weight", "blk.3.attn_norm.weight"},
+      {"model.layers.3.self_attn.q_proj.weight", "blk.3.attn_q.weight"},
+      {"model.layers.3.self_attn.k_proj.weight", "blk.3.attn_k.weight"},
+      {"model.layers.3.self_attn.v_proj.weight", "blk.3.attn_v.weight"},
+      {"model.layers.3.self_attn.o_proj.weight", "blk.3.attn_output.weight"},
+      {"model.layers.10.post_attention_layernorm.weight", "blk.10.ffn_norm.weight"},
+      {"model.layers.10.mlp.gate_proj.weight", "blk.10.ffn_gate.weight"},
+      {"model.layers.10.mlp.up_proj.weight", "blk.10.ffn_up.weight"},
+      {"model.layers.0.mlp.down_proj.weight", "blk.0.ffn_down.weight"}};
+  for (const auto& [theirs, ours] : names) EXPECT_EQ(CanonicalFromHuggingFace(theirs), ours);
   for (const char* name :
        {"", "model.layers.", "model.layers.3", "model.layers..mlp.down_proj.weight",
         "model.layers.03.mlp.down_proj.weight", "model.layers.-1.mlp.down_proj.weight",
