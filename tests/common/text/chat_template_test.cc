@@ -106,7 +106,9 @@ TEST(ChatTemplate, TurnByTurnEqualsTheWholeConversation) {
                                     {"llama-bpe", "llama3.chat.json"},
                                     {"llama-bpe", "llama3.1.chat.json"}}) {
     const Chat c = Make(SpecFor(small, file));
-    for (const auto& entry : ReadGoldenJson(file)["cases"]) {
+    const auto golden = ReadGoldenJson(file);
+    ASSERT_FALSE(golden["cases"].empty());
+    for (const auto& entry : golden["cases"]) {
       auto messages = MessagesOf(entry);
       // A template that trims would also trim what a model said; ours keeps the reply's ids.
       for (size_t i = 0; i < messages.size(); ++i) {
