@@ -18,11 +18,18 @@ size_t StopStrings::PossibleStop() const {
 std::string StopStrings::Push(std::string_view piece) {
   if (stopped_) return {};
   held_ += piece;
-  size_t first = std::string::npos;
-  for (const std::string& stop : stops_) first = std::min(first, held_.find(stop));
-  if (first != std::string::npos) {
+  size_t first_end = std::string::npos, begin = 0;
+  for (const std::string& stop : stops_) {
+    const size_t at = held_.find(stop);
+    if (at == std::string::npos) continue;
+    const size_t end = at + stop.size();
+    if (end > first_end || (end == first_end && at >= begin)) continue;
+    first_end = end;
+    begin = at;
+  }
+  if (first_end != std::string::npos) {
     stopped_ = true;
-    std::string shown = held_.substr(0, first);
+    std::string shown = held_.substr(0, begin);
     held_.clear();
     return shown;
   }

@@ -8,8 +8,11 @@
 
 namespace tailor {
 
+// An answer ends before the first stop string that is complete; of those complete at the same byte,
+// before the longest. So the end does not depend on the pieces in which the text comes.
 class StopStrings {
  public:
+  // None of them is empty.
   explicit StopStrings(std::vector<std::string> stops) : stops_(std::move(stops)) {}
 
   // Takes the next piece of the answer and returns what may be shown.
