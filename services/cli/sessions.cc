@@ -1,4 +1,5 @@
 // `tailor sessions`: list, show, delete, fork.
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <memory>
@@ -64,8 +65,12 @@ std::string Shown(const v1::Message& message) {
 }
 
 int List(GatewayClient& client, bool as_json) {
-  const absl::StatusOr<std::vector<v1::Session>> sessions = client.ListSessions();
+  absl::StatusOr<std::vector<v1::Session>> sessions = client.ListSessions();
   if (!sessions.ok()) return FailCall(sessions.status(), "cannot list", client.address());
+  std::stable_sort(sessions->begin(), sessions->end(),
+                   [](const v1::Session& a, const v1::Session& b) {
+                     return a.updated_unix_ms() > b.updated_unix_ms();
+                   });
   if (!as_json && sessions->empty()) {
     std::printf("no sessions yet: `tailor chat` starts one\n");
     return kExitOk;

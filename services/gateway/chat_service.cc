@@ -4,8 +4,9 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
+#include <optional>
 
+#include "absl/strings/numbers.h"
 #include "common/log.h"
 #include "common/status.h"
 #include "services/gateway/document_upload.h"
@@ -77,15 +78,20 @@ v1::Message::Role RoleOf(EntryRole role) {
   return v1::Message::ROLE_UNSPECIFIED;
 }
 
-// Offsets, as a client may not take them for anything but a token.
-absl::StatusOr<int64_t> ParsePageToken(const std::string& token) {
-  if (token.empty()) return 0;
-  char* end = nullptr;
-  const int64_t offset = std::strtoll(token.c_str(), &end, 10);
-  if (*end != '\0' || offset < 0) {
+// "CREATED.ID" of the last session of a page.
+std::string PageToken(const SessionRecord& last) {
+  return absl::StrCat(last.created_unix_ms, ".", last.id);
+}
+
+absl::StatusOr<std::optional<SessionCursor>> ParsePageToken(const std::string& token) {
+  if (token.empty()) return std::nullopt;
+  const size_t dot = token.find('.');
+  SessionCursor after;
+  if (dot == std::string::npos || !absl::SimpleAtoi(token.substr(0, dot), &after.created_unix_ms)) {
     return absl::InvalidArgumentError("page_token is not from an answer of this server");
   }
-  return offset;
+  after.id = token.substr(dot + 1);
+  return after;
 }
 
 }  // namespace
@@ -216,16 +222,16 @@ grpc::Status ChatService::GetSession(grpc::ServerContext*, const v1::GetSessionR
 
 grpc::Status ChatService::ListSessions(grpc::ServerContext*, const v1::ListSessionsRequest* request,
                                        v1::ListSessionsResponse* response) {
-  const auto offset = ParsePageToken(request->page_token());
-  if (!offset.ok()) return ToGrpc(offset.status());
+  const auto after = ParsePageToken(request->page_token());
+  if (!after.ok()) return ToGrpc(after.status());
   const int32_t size =
       request->page_size() <= 0 ? kDefaultPage : std::min(request->page_size(), kMaxPage);
-  const auto sessions = parts_.sessions->List(size, *offset);
+  auto sessions = parts_.sessions->List(size + 1, *after);  // one more tells whether there is more
   if (!sessions.ok()) return ToGrpc(sessions.status());
+  const bool more = sessions->size() > static_cast<size_t>(size);
+  if (more) sessions->pop_back();
   for (const SessionRecord& session : *sessions) WriteSession(session, response->add_sessions());
-  if (static_cast<int32_t>(sessions->size()) == size) {
-    response->set_next_page_token(std::to_string(*offset + size));
-  }
+  if (more) response->set_next_page_token(PageToken(sessions->back()));
   return grpc::Status::OK;
 }
 

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstring>
+#include <limits>
 
 #include "common/status.h"
 #include "services/gateway/sqlite_statement.h"
@@ -10,14 +11,15 @@ namespace tailor {
 namespace {
 
 constexpr int64_t kSchemaVersion = 1;
-constexpr int kBusyTimeoutMs = 5000;
+constexpr int64_t kApplicationId = 0x5453'4757;  // "TSGW", in the file's header
+constexpr int kBusyTimeoutMs = 1000;             // a gateway that is just ending lets go by then
 
 // Version 1. `tokens` is int32 little-endian; `token_count` counts the text alone.
 constexpr const char* kSchema[] = {
     "CREATE TABLE sessions (id TEXT PRIMARY KEY, title TEXT NOT NULL, system TEXT NOT NULL,"
     " attention INTEGER NOT NULL, parent_id TEXT NOT NULL, created_unix_ms INTEGER NOT NULL,"
     " updated_unix_ms INTEGER NOT NULL) WITHOUT ROWID",
-    "CREATE INDEX sessions_by_use ON sessions (updated_unix_ms DESC, id)",
+    "CREATE INDEX sessions_by_creation ON sessions (created_unix_ms DESC, id)",
     "CREATE TABLE entries (session_id TEXT NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,"
     " ordinal INTEGER NOT NULL, role INTEGER NOT NULL, name TEXT NOT NULL, text TEXT NOT NULL,"
     " tokens BLOB NOT NULL, token_count INTEGER NOT NULL,"
@@ -92,6 +94,21 @@ absl::Status Execute(sqlite3* database, const char* sql) {
   return SqliteStatus(sqlite3_exec(database, sql, nullptr, nullptr, nullptr), database, sql);
 }
 
+absl::StatusOr<int64_t> ReadInt(sqlite3* database, std::string_view sql) {
+  SqliteStatement row(database, sql);
+  if (row.Next()) return row.Int(0);
+  TS_RETURN_IF_ERROR(row.status());
+  return absl::InternalError(absl::StrCat(std::string(sql), " gave no row"));
+}
+
+absl::StatusOr<bool> Exists(sqlite3* database, const std::string& id) {
+  SqliteStatement row(database, "SELECT 1 FROM sessions WHERE id = ?");
+  row.Bind(id);
+  if (row.Next()) return true;
+  TS_RETURN_IF_ERROR(row.status());
+  return false;
+}
+
 // Rolls back unless Commit succeeded.
 class Transaction {
  public:
@@ -129,32 +146,57 @@ absl::StatusOr<std::unique_ptr<SessionDirectory>> SessionDirectory::Open(
       path.c_str(), &database,
       SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX, nullptr);
   std::unique_ptr<SessionDirectory> directory(new SessionDirectory(database));
-  TS_RETURN_IF_ERROR(SqliteStatus(code, database, absl::StrCat("session database ", path.string())));
-  sqlite3_busy_timeout(database, kBusyTimeoutMs);
-  TS_RETURN_IF_ERROR(Execute(database, "PRAGMA journal_mode = WAL"));
-  TS_RETURN_IF_ERROR(Execute(database, durability == Durability::kPower
-                                           ? "PRAGMA synchronous = FULL"
-                                           : "PRAGMA synchronous = NORMAL"));
-  TS_RETURN_IF_ERROR(Execute(database, "PRAGMA foreign_keys = ON"));
-  TS_RETURN_IF_ERROR(directory->Migrate());
-  return directory;
+  absl::Status opened = SqliteStatus(code, database, "open");
+  if (opened.ok()) opened = directory->SetUp(durability);
+  if (opened.ok()) return directory;
+  const bool busy = (sqlite3_errcode(database) & 0xff) == SQLITE_BUSY;
+  return absl::Status(opened.code(),
+                      absl::StrCat("session database ", path.string(), ": ",
+                                   busy ? "another process has it open"
+                                        : std::string(opened.message())));
 }
 
 SessionDirectory::~SessionDirectory() { sqlite3_close_v2(database_); }
 
-absl::Status SessionDirectory::Migrate() {
-  SqliteStatement version(database_, "PRAGMA user_version");
-  if (!version.Next()) return version.status();
-  if (version.Int(0) == kSchemaVersion) return absl::OkStatus();
-  if (version.Int(0) > kSchemaVersion) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("session database has schema ", version.Int(0), ", this gateway reads up to ",
-                     kSchemaVersion));
-  }
+absl::Status SessionDirectory::SetUp(Durability durability) {
+  sqlite3_busy_timeout(database_, kBusyTimeoutMs);
+  TS_RETURN_IF_ERROR(Execute(database_, "PRAGMA locking_mode = EXCLUSIVE"));
+  TS_RETURN_IF_ERROR(Execute(database_, "PRAGMA foreign_keys = ON"));
+  // Looks before it changes anything: the file may be another program's.
+  TS_RETURN_IF_ERROR(CreateOrCheckSchema());
+  TS_RETURN_IF_ERROR(Execute(database_, durability == Durability::kPower
+                                            ? "PRAGMA synchronous = FULL"
+                                            : "PRAGMA synchronous = NORMAL"));
+  SqliteStatement mode(database_, "PRAGMA journal_mode = WAL");
+  if (mode.Next() && mode.Text(0) == "wal") return absl::OkStatus();
+  TS_RETURN_IF_ERROR(mode.status());
+  return absl::UnavailableError("its file system does not allow write-ahead logging");
+}
+
+absl::Status SessionDirectory::CreateOrCheckSchema() {
   Transaction transaction(database_);
   TS_RETURN_IF_ERROR(transaction.begun());
-  for (const char* sql : kSchema) TS_RETURN_IF_ERROR(Execute(database_, sql));
-  TS_RETURN_IF_ERROR(Execute(database_, "PRAGMA user_version = 1"));
+  TS_ASSIGN_OR_RETURN(const int64_t objects,
+                      ReadInt(database_, "SELECT COUNT(*) FROM sqlite_master"));
+  if (objects == 0) {
+    for (const char* sql : kSchema) TS_RETURN_IF_ERROR(Execute(database_, sql));
+    TS_RETURN_IF_ERROR(Execute(
+        database_, absl::StrCat("PRAGMA application_id = ", kApplicationId).c_str()));
+    TS_RETURN_IF_ERROR(
+        Execute(database_, absl::StrCat("PRAGMA user_version = ", kSchemaVersion).c_str()));
+    return transaction.Commit();
+  }
+  TS_ASSIGN_OR_RETURN(const int64_t application, ReadInt(database_, "PRAGMA application_id"));
+  if (application != kApplicationId) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("belongs to another program: application id ", application, ", ours is ",
+                     kApplicationId));
+  }
+  TS_ASSIGN_OR_RETURN(const int64_t version, ReadInt(database_, "PRAGMA user_version"));
+  if (version != kSchemaVersion) {
+    return absl::FailedPreconditionError(absl::StrCat("schema is ", version,
+                                                      ", this gateway reads ", kSchemaVersion));
+  }
   return transaction.Commit();
 }
 
@@ -176,11 +218,16 @@ absl::StatusOr<SessionRecord> SessionDirectory::Get(const std::string& id) {
   return session;
 }
 
-absl::StatusOr<std::vector<SessionRecord>> SessionDirectory::List(int32_t limit, int64_t offset) {
+absl::StatusOr<std::vector<SessionRecord>> SessionDirectory::List(
+    int32_t limit, const std::optional<SessionCursor>& after) {
+  const SessionCursor from =
+      after.value_or(SessionCursor{.created_unix_ms = std::numeric_limits<int64_t>::max(), .id = {}});
   const std::lock_guard lock(mutex_);
-  SqliteStatement rows(database_, absl::StrCat(kSelectSessions,
-                                               "ORDER BY updated_unix_ms DESC, id LIMIT ? OFFSET ?"));
-  rows.Bind(int64_t{limit}).Bind(offset);
+  SqliteStatement rows(database_,
+                       absl::StrCat(kSelectSessions,
+                                    "WHERE created_unix_ms < ?1 OR (created_unix_ms = ?1 AND id > ?2)"
+                                    " ORDER BY created_unix_ms DESC, id LIMIT ?3"));
+  rows.Bind(from.created_unix_ms).Bind(from.id).Bind(int64_t{limit});
   std::vector<SessionRecord> sessions;
   while (rows.Next()) sessions.push_back(ReadSession(rows));
   TS_RETURN_IF_ERROR(rows.status());
@@ -190,6 +237,8 @@ absl::StatusOr<std::vector<SessionRecord>> SessionDirectory::List(int32_t limit,
 
 absl::StatusOr<std::vector<SessionEntry>> SessionDirectory::Entries(const std::string& id) {
   const std::lock_guard lock(mutex_);
+  TS_ASSIGN_OR_RETURN(const bool exists, Exists(database_, id));
+  if (!exists) return NoSession(id);
   SqliteStatement rows(database_,
                        "SELECT role, name, text, tokens, token_count FROM entries"
                        " WHERE session_id = ? ORDER BY ordinal");
@@ -233,6 +282,8 @@ absl::Status SessionDirectory::Fork(const std::string& parent, const SessionReco
   const std::lock_guard lock(mutex_);
   Transaction transaction(database_);
   TS_RETURN_IF_ERROR(transaction.begun());
+  TS_ASSIGN_OR_RETURN(const bool exists, Exists(database_, parent));
+  if (!exists) return NoSession(parent);
   TS_RETURN_IF_ERROR(InsertSession(database_, child));
   TS_RETURN_IF_ERROR(
       SqliteStatement(database_,

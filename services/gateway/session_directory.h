@@ -50,29 +50,39 @@ enum class Durability {
   kPower,    // also a power cut: every commit waits for the disk
 };
 
-// Thread-safe. Every write is one transaction: after an error nothing of it is there.
+// Where a page of a list ends. Neither part ever changes for a session, so that every session that was
+// there all the time is listed exactly once, whatever happens between two pages.
+struct SessionCursor {
+  int64_t created_unix_ms = 0;
+  std::string id;
+};
+
+// Thread-safe. Every write is one transaction: after an error nothing of it is there. One process at a
+// time has the file: two gateways would each continue a session from what it was before the other's turn.
 class SessionDirectory {
  public:
-  // Errors: FailedPrecondition (written by a newer version), DataLoss (not a database, or damaged),
-  // Unavailable (cannot be opened).
+  // Errors name the file: FailedPrecondition (of another program, or another schema version), DataLoss
+  // (not a database, or damaged), Unavailable (cannot be opened, or another process has it).
   static absl::StatusOr<std::unique_ptr<SessionDirectory>> Open(const std::filesystem::path& path,
                                                                 Durability durability);
   ~SessionDirectory();
 
   absl::Status Create(const SessionRecord& session);        // AlreadyExists
   absl::StatusOr<SessionRecord> Get(const std::string& id);  // NotFound
-  // The last used first. `page_token` is from the answer before, or empty.
-  absl::StatusOr<std::vector<SessionRecord>> List(int32_t limit, int64_t offset);
-  absl::StatusOr<std::vector<SessionEntry>> Entries(const std::string& id);
-  // Appends entries and marks the session used.
+  // The newest first, from behind `after`.
+  absl::StatusOr<std::vector<SessionRecord>> List(int32_t limit,
+                                                  const std::optional<SessionCursor>& after);
+  absl::StatusOr<std::vector<SessionEntry>> Entries(const std::string& id);  // NotFound
+  // Appends entries and marks the session used. NotFound.
   absl::Status Append(const std::string& id, const std::vector<SessionEntry>& entries);
-  // A copy of `parent` with all its entries under the id of `child`.
+  // A copy of `parent` with all its entries under the id of `child`. NotFound, AlreadyExists.
   absl::Status Fork(const std::string& parent, const SessionRecord& child);
   absl::Status Delete(const std::string& id);  // NotFound
 
  private:
   explicit SessionDirectory(sqlite3* database) : database_(database) {}
-  absl::Status Migrate();
+  absl::Status SetUp(Durability durability);
+  absl::Status CreateOrCheckSchema();
 
   std::mutex mutex_;
   sqlite3* const database_;  // guarded by mutex_

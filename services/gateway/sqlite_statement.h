@@ -25,7 +25,11 @@ inline absl::Status SqliteStatus(int code, sqlite3* database, std::string_view w
     case SQLITE_BUSY:
     case SQLITE_LOCKED:
     case SQLITE_CANTOPEN: return absl::UnavailableError(message);
-    case SQLITE_CONSTRAINT: return absl::AlreadyExistsError(message);
+    case SQLITE_CONSTRAINT:
+      if (sqlite3_extended_errcode(database) == SQLITE_CONSTRAINT_PRIMARYKEY) {
+        return absl::AlreadyExistsError(message);
+      }
+      return absl::InternalError(message);
     default: return absl::InternalError(message);
   }
 }
