@@ -169,10 +169,10 @@ grpc::Status ChatService::Chat(grpc::ServerContext* context, const v1::ChatReque
                                grpc::ServerWriter<v1::ChatEvent>* writer) {
   const auto hold = busy_.Take(request->session_id());
   if (!hold.ok()) return ToGrpc(hold.status());
-  const auto write = [&](const v1::ChatEvent& event) {
-    return !context->IsCancelled() && writer->Write(event);
-  };
-  const auto finished = RunTurn(*request, options_, parts_, write);
+  const auto is_there = [&] { return !context->IsCancelled(); };
+  const auto write = [&](const v1::ChatEvent& event) { return is_there() && writer->Write(event); };
+  const auto finished =
+      RunTurn(*request, options_, parts_, {.write = write, .is_there = is_there});
   if (!finished.ok()) return ToGrpc(finished.status());
   v1::ChatEvent event;
   *event.mutable_finished() = *finished;

@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <thread>
 
 #include "common/log.h"
 #include "common/status.h"
+#include "services/gateway/turn_clock.h"
 #include "services/status_grpc.h"
 
 namespace tailor {
@@ -15,6 +17,7 @@ namespace {
 
 constexpr auto kFirstRetry = std::chrono::milliseconds(100);
 constexpr auto kLastRetry = std::chrono::milliseconds(2000);
+constexpr auto kAskWhileWaiting = std::chrono::milliseconds(100);
 constexpr int kMaxMessageBytes = 64 << 20;  // a history of millions of ids
 
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
@@ -37,10 +40,66 @@ v1::SequenceKey Key(const std::string& tenant, const std::string& name) {
   return key;
 }
 
-v1::GenerateFinished Stopped() {
+v1::GenerateFinished Ended(v1::FinishReason reason) {
   v1::GenerateFinished finished;
-  finished.set_reason(v1::FINISH_REASON_CANCELLED);
+  finished.set_reason(reason);
   return finished;
+}
+
+// Passes tokens on, until there is a stop.
+absl::StatusOr<TurnControl> PassOn(const v1::GeneratedTokens& tokens, int64_t next_position,
+                                   const TurnCallbacks& callbacks, std::vector<TokenId>* received) {
+  if (tokens.first_position() != next_position) {
+    return absl::InternalError(absl::StrCat("worker sent token ", tokens.first_position(),
+                                            ", next is ", next_position));
+  }
+  for (const int32_t id : tokens.ids()) {
+    received->push_back(id);
+    if (callbacks.on_token(id) == TurnControl::kStop) return TurnControl::kStop;
+  }
+  return TurnControl::kContinue;
+}
+
+// kStop when the receiver wanted so before the pause was over.
+TurnControl Pause(std::chrono::milliseconds pause, const TurnCallbacks& callbacks) {
+  const auto end = std::chrono::steady_clock::now() + pause;
+  while (true) {
+    if (callbacks.on_wait() == TurnControl::kStop) return TurnControl::kStop;
+    const auto left = end - std::chrono::steady_clock::now();
+    if (left <= left.zero()) return TurnControl::kContinue;
+    std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(left, kAskWhileWaiting));
+  }
+}
+
+// Callbacks that also tell the clock.
+TurnCallbacks Timed(const TurnCallbacks& callbacks, TurnClock* clock) {
+  return {.on_progress =
+              [&callbacks, clock](const v1::TurnProgress& progress) {
+                clock->OnProgress(progress.phase(), std::chrono::steady_clock::now());
+                return callbacks.on_progress(progress);
+              },
+          .on_token =
+              [&callbacks, clock](TokenId token) {
+                clock->OnToken(std::chrono::steady_clock::now());
+                return callbacks.on_token(token);
+              },
+          .on_wait = callbacks.on_wait};
+}
+
+// Prepares the request that goes on behind `received`. The reason when there is nothing left to do:
+// then only the report was lost.
+std::optional<v1::FinishReason> Advance(const std::vector<TokenId>& received,
+                                        v1::GenerateRequest* request) {
+  request->mutable_history()->Add(received.begin(), received.end());
+  request->set_resumed_tokens(request->resumed_tokens() + static_cast<int32_t>(received.size()));
+  request->set_max_new_tokens(request->max_new_tokens() - static_cast<int32_t>(received.size()));
+  const auto& stops = request->stop_tokens();
+  if (!received.empty() &&
+      std::find(stops.begin(), stops.end(), received.back()) != stops.end()) {
+    return v1::FINISH_REASON_STOP;
+  }
+  if (request->max_new_tokens() <= 0) return v1::FINISH_REASON_LENGTH;
+  return std::nullopt;
 }
 
 }  // namespace
@@ -48,40 +107,53 @@ v1::GenerateFinished Stopped() {
 DecoderClient::DecoderClient(const DecoderClientOptions& options)
     : options_(options), stub_(v1::DecoderService::NewStub(MakeChannel(options.address))) {}
 
+v1::GenerateFinished DecoderClient::StopTurn(const v1::SequenceKey& sequence,
+                                             GenerateStream* stream) {
+  grpc::ClientContext context;
+  SetDeadline(context, options_.control_timeout_ms);
+  v1::CancelRequest request;
+  *request.mutable_sequence() = sequence;
+  v1::CancelResponse response;
+  if (!stub_->Cancel(&context, request, &response).ok()) stream->TryCancel();
+  v1::GenerateFinished finished;
+  const auto give_up =
+      std::chrono::steady_clock::now() + std::chrono::milliseconds(options_.control_timeout_ms);
+  while (true) {
+    const GenerateStream::Next next = stream->Wait(kAskWhileWaiting);
+    if (next == GenerateStream::Next::kEnd) break;
+    if (next == GenerateStream::Next::kEvent && stream->event().has_finished()) {
+      finished = stream->event().finished();
+    }
+    if (std::chrono::steady_clock::now() > give_up) break;  // the stream's end cancels the call
+  }
+  finished.set_reason(v1::FINISH_REASON_CANCELLED);
+  return finished;
+}
+
 absl::StatusOr<v1::GenerateFinished> DecoderClient::GenerateOnce(
     const v1::GenerateRequest& request, const TurnCallbacks& callbacks,
     std::vector<TokenId>* received) {
-  grpc::ClientContext context;
-  const auto reader = stub_->Generate(&context, request);
-  v1::GenerateEvent event;
+  GenerateStream stream(stub_.get(), request);
   v1::GenerateFinished finished;
-  int64_t next_position = request.history_size();
-  bool stopped = false;
-  const auto obey = [&](TurnControl control) {
-    if (control == TurnControl::kStop && !stopped) {
-      stopped = true;
-      context.TryCancel();
+  while (true) {
+    const GenerateStream::Next next = stream.Wait(kAskWhileWaiting);
+    if (next == GenerateStream::Next::kEnd) break;
+    auto control = TurnControl::kContinue;
+    if (next == GenerateStream::Next::kNothingYet) {
+      control = callbacks.on_wait();
+    } else if (stream.event().has_progress()) {
+      control = callbacks.on_progress(stream.event().progress());
+    } else if (stream.event().has_tokens()) {
+      const auto next_position =
+          static_cast<int64_t>(request.history_size()) + static_cast<int64_t>(received->size());
+      TS_ASSIGN_OR_RETURN(
+          control, PassOn(stream.event().tokens(), next_position, callbacks, received));
+    } else if (stream.event().has_finished()) {
+      finished = stream.event().finished();
     }
-  };
-  while (!stopped && reader->Read(&event)) {
-    if (event.has_progress()) obey(callbacks.on_progress(event.progress()));
-    if (event.has_finished()) finished = event.finished();
-    if (!event.has_tokens()) continue;
-    if (event.tokens().first_position() != next_position) {
-      context.TryCancel();
-      (void)reader->Finish();
-      return absl::InternalError(absl::StrCat("worker sent token ", event.tokens().first_position(),
-                                              ", next is ", next_position));
-    }
-    for (const int32_t id : event.tokens().ids()) {
-      ++next_position;
-      received->push_back(id);
-      obey(callbacks.on_token(id));
-      if (stopped) break;
-    }
+    if (control == TurnControl::kStop) return StopTurn(request.sequence(), &stream);
   }
-  const grpc::Status status = reader->Finish();
-  if (stopped) return Stopped();
+  const grpc::Status status = stream.Finish();
   if (!status.ok()) return FromGrpc(status);
   if (finished.reason() == v1::FINISH_REASON_UNSPECIFIED) {
     return absl::InternalError("worker ended the turn without a result");
@@ -91,42 +163,43 @@ absl::StatusOr<v1::GenerateFinished> DecoderClient::GenerateOnce(
 
 absl::StatusOr<v1::GenerateFinished> DecoderClient::Generate(v1::GenerateRequest request,
                                                              const TurnCallbacks& callbacks) {
-  const auto give_up =
-      std::chrono::steady_clock::now() + std::chrono::milliseconds(options_.resume_timeout_ms);
+  using Clock = std::chrono::steady_clock;
+  TurnClock clock(Clock::now());
+  const TurnCallbacks timed = Timed(callbacks, &clock);
+  std::optional<Clock::time_point> give_up;  // since the last token, or the first failure
   auto pause = kFirstRetry;
-  int64_t generated_before = 0;
   while (true) {
     std::vector<TokenId> received;
-    auto finished = GenerateOnce(request, callbacks, &received);
+    absl::StatusOr<v1::GenerateFinished> finished = GenerateOnce(request, timed, &received);
     if (!absl::IsUnavailable(finished.status())) {
-      if (finished.ok() && generated_before > 0) {
-        v1::TurnReport* report = finished->mutable_report();
-        report->set_generated_tokens(report->generated_tokens() + generated_before);
+      const bool resumed = give_up.has_value();
+      if (finished.ok() && (resumed || !finished->has_report())) {
+        clock.WriteTo(finished->mutable_report());
       }
       return finished;
     }
     // The worker is gone or not ready: go on behind the last token that was seen.
-    request.mutable_history()->Add(received.begin(), received.end());
-    request.set_resumed_tokens(request.resumed_tokens() + static_cast<int32_t>(received.size()));
-    request.set_max_new_tokens(request.max_new_tokens() - static_cast<int32_t>(received.size()));
-    generated_before += static_cast<int64_t>(received.size());
-    const bool last_was_stop =
-        !received.empty() && std::find(request.stop_tokens().begin(), request.stop_tokens().end(),
-                                       received.back()) != request.stop_tokens().end();
-    if (request.max_new_tokens() <= 0 || last_was_stop) {
-      v1::GenerateFinished all;  // only the report was lost
-      all.set_reason(last_was_stop ? v1::FINISH_REASON_STOP : v1::FINISH_REASON_LENGTH);
-      all.mutable_report()->set_generated_tokens(generated_before);
+    if (const auto reason = Advance(received, &request)) {
+      v1::GenerateFinished all = Ended(*reason);
+      clock.WriteTo(all.mutable_report());
       return all;
     }
-    if (!received.empty()) pause = kFirstRetry;
-    if (std::chrono::steady_clock::now() + pause > give_up) return finished.status();
+    if (!received.empty() || !give_up.has_value()) {
+      give_up = Clock::now() + std::chrono::milliseconds(options_.resume_timeout_ms);
+      pause = kFirstRetry;
+    }
+    if (Clock::now() + pause > *give_up) return finished.status();
     spdlog::warn("worker is unavailable, turn goes on at token {} in {} ms: {}",
                  request.history_size(), pause.count(), std::string(finished.status().message()));
-    v1::TurnProgress queued;  // also finds a client that went away meanwhile
+    v1::TurnProgress queued;
     queued.set_phase(v1::TURN_PHASE_QUEUED);
-    if (callbacks.on_progress(queued) == TurnControl::kStop) return Stopped();
-    std::this_thread::sleep_for(pause);
+    if (callbacks.on_progress(queued) == TurnControl::kStop ||
+        Pause(pause, callbacks) == TurnControl::kStop) {
+      v1::GenerateFinished stopped = Ended(v1::FINISH_REASON_CANCELLED);
+      clock.WriteTo(stopped.mutable_report());
+      return stopped;
+    }
+    clock.OnAttempt(Clock::now());
     pause = std::min(pause * 2, kLastRetry);
   }
 }
@@ -149,15 +222,6 @@ absl::Status DecoderClient::Remove(const std::string& tenant, const std::string&
   *request.mutable_sequence() = Key(tenant, sequence);
   v1::RemoveResponse response;
   return FromGrpc(stub_->Remove(&context, request, &response));
-}
-
-absl::StatusOr<v1::GetModelInfoResponse> DecoderClient::ModelInfo() {
-  grpc::ClientContext context;
-  SetDeadline(context, options_.control_timeout_ms);
-  v1::GetModelInfoResponse response;
-  TS_RETURN_IF_ERROR(
-      FromGrpc(stub_->GetModelInfo(&context, v1::GetModelInfoRequest(), &response)));
-  return response;
 }
 
 }  // namespace tailor

@@ -66,28 +66,30 @@ v1::AttentionMode Attention(const v1::ChatRequest& request, const SessionRecord&
 // Turns tokens into text for the client, and remembers both.
 class Answer {
  public:
-  Answer(const v1::ChatRequest& request, const TurnParts& parts, const EventWriter& write)
+  Answer(const v1::ChatRequest& request, const TurnParts& parts, const TurnListener& listener)
       : parts_(parts),
-        write_(write),
+        listener_(listener),
         detokenizer_(*parts.tokenizer),
         stops_({request.stop().begin(), request.stop().end()}) {}
 
   TurnControl OnProgress(const v1::TurnProgress& progress) {
     v1::ChatEvent event;
     *event.mutable_progress() = progress;
-    return write_(event) ? TurnControl::kContinue : TurnControl::kStop;
+    return Obey(listener_.write(event));
   }
 
   TurnControl OnToken(TokenId token) {
     tokens_.push_back(token);
-    if (parts_.tokenizer->IsControl(token)) return TurnControl::kContinue;
     const bool heard = Show(stops_.Push(detokenizer_.Push(token)));
-    return heard && !stops_.stopped() ? TurnControl::kContinue : TurnControl::kStop;
+    return Obey(heard && !stops_.stopped());
   }
+
+  TurnControl OnWait() { return Obey(listener_.is_there()); }
 
   // What was held back, when no stop string cut the answer.
   void End() {
-    if (!stops_.stopped()) Show(stops_.Push(detokenizer_.Flush()) + stops_.Flush());
+    Show(stops_.Push(detokenizer_.Flush()));
+    Show(stops_.Flush());
   }
 
   bool met_stop_string() const { return stops_.stopped(); }
@@ -95,16 +97,19 @@ class Answer {
   const std::vector<TokenId>& tokens() const { return tokens_; }
 
  private:
+  static TurnControl Obey(bool go_on) {
+    return go_on ? TurnControl::kContinue : TurnControl::kStop;
+  }
   bool Show(const std::string& piece) {
     if (piece.empty()) return true;
     text_ += piece;
     v1::ChatEvent event;
     event.set_text(piece);
-    return write_(event);
+    return listener_.write(event);
   }
 
   const TurnParts& parts_;
-  const EventWriter& write_;
+  const TurnListener& listener_;
   Detokenizer detokenizer_;
   StopStrings stops_;
   std::string text_;
@@ -128,7 +133,7 @@ v1::GenerateRequest MakeGenerate(const v1::ChatRequest& request, const SessionRe
 }  // namespace
 
 absl::StatusOr<v1::ChatFinished> RunTurn(const v1::ChatRequest& request, const TurnOptions& options,
-                                         const TurnParts& parts, const EventWriter& write) {
+                                         const TurnParts& parts, const TurnListener& listener) {
   TS_RETURN_IF_ERROR(CheckRequest(request));
   TS_ASSIGN_OR_RETURN(const SessionRecord session, parts.sessions->Get(request.session_id()));
   TS_ASSIGN_OR_RETURN(const auto transcript, parts.sessions->Entries(session.id));
@@ -138,23 +143,25 @@ absl::StatusOr<v1::ChatFinished> RunTurn(const v1::ChatRequest& request, const T
       const int32_t max_tokens,
       AnswerRoom(request, options, static_cast<int64_t>(prompt.history.size())));
 
-  Answer answer(request, parts, write);
+  Answer answer(request, parts, listener);
   TS_ASSIGN_OR_RETURN(
       const v1::GenerateFinished finished,
       parts.decoder->Generate(
           MakeGenerate(request, session, parts, prompt, max_tokens),
           {.on_progress = [&](const v1::TurnProgress& p) { return answer.OnProgress(p); },
-           .on_token = [&](TokenId token) { return answer.OnToken(token); }}));
+           .on_token = [&](TokenId token) { return answer.OnToken(token); },
+           .on_wait = [&] { return answer.OnWait(); }}));
   answer.End();
 
   v1::ChatFinished result;
   result.set_reason(answer.met_stop_string() ? v1::FINISH_REASON_STOP : finished.reason());
   *result.mutable_report() = finished.report();
   result.set_text(answer.text());
+  // A turn that was cancelled before its first token has said nothing: it leaves no trace.
+  result.set_session_tokens(session.tokens);
+  if (answer.tokens().empty()) return result;
   result.set_session_tokens(
       static_cast<int64_t>(prompt.history.size() + answer.tokens().size()));
-  // A turn that was cancelled before its first token has said nothing: it leaves no trace.
-  if (answer.tokens().empty()) return result;
   prompt.entries.push_back({.role = EntryRole::kAssistant,
                             .name = "",
                             .text = answer.text(),
