@@ -10,6 +10,7 @@
 #include "common/log.h"
 #include "common/status.h"
 #include "services/gateway/document_upload.h"
+#include "services/gateway/prompt.h"
 #include "services/status_grpc.h"
 
 namespace tailor {
@@ -17,6 +18,9 @@ namespace {
 
 constexpr int32_t kDefaultPage = 100, kMaxPage = 1000;
 constexpr size_t kMaxIdBytes = 64, kMaxTitleBytes = 256, kMaxSystemBytes = 64 << 10;
+// What a document must leave of the model's context, or no message could follow it: the template's own
+// tokens, a question and a short answer.
+constexpr int64_t kLeastRoomTokens = 64;
 
 // 128 random bits: ids of others cannot be guessed.
 std::string RandomId() {
@@ -49,6 +53,10 @@ absl::StatusOr<SessionRecord> ParseCreate(const v1::CreateSessionRequest& reques
                                                    " bytes and system ", request.system().size(),
                                                    ", limits ", kMaxTitleBytes, " and ",
                                                    kMaxSystemBytes));
+  }
+  if (!v1::AttentionMode_IsValid(request.attention())) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "attention is ", static_cast<int>(request.attention()), ", limit 0..2"));
   }
   session.title = request.title();
   session.system = request.system();
@@ -105,7 +113,8 @@ BusySessions::Hold::~Hold() {
 absl::StatusOr<BusySessions::Hold> BusySessions::Take(const std::string& id) {
   const std::lock_guard lock(mutex_);
   if (!ids_.insert(id).second) {
-    return absl::FailedPreconditionError(absl::StrCat("session ", id, " already runs a turn"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("session ", id, " already runs a turn, or is being changed"));
   }
   return Hold(this, id);
 }
@@ -126,17 +135,21 @@ grpc::Status ChatService::CreateSession(grpc::ServerContext*,
   return ToGrpc(RespondWith(session->id, response));
 }
 
-// The document is counted, checked and stored; it is read with the next message.
+// The document is counted, checked and stored; it is read with the next message. What does not fit is
+// refused here: a document cannot be taken back, and no message could follow it.
 absl::StatusOr<int64_t> ChatService::Attach(const std::string& session_id, const std::string& name,
                                             std::string text) {
   TS_ASSIGN_OR_RETURN(const auto hold, busy_.Take(session_id));
   TS_ASSIGN_OR_RETURN(const SessionRecord session, parts_.sessions->Get(session_id));
-  TS_ASSIGN_OR_RETURN(const std::vector<TokenId> ids, parts_.tokenizer->Encode(text));
+  TS_ASSIGN_OR_RETURN(const std::vector<TokenId> ids,
+                      parts_.tokenizer->Encode(DocumentText(name, text)));
   const auto tokens = static_cast<int64_t>(ids.size());
-  if (session.tokens + tokens >= options_.context_tokens) {
+  const int64_t room = options_.context_tokens - session.tokens - session.unread_tokens;
+  if (tokens > room - kLeastRoomTokens) {
     return absl::ResourceExhaustedError(absl::StrCat(
-        "document has ", tokens, " tokens beside the session's ", session.tokens,
-        ", the model reads ", options_.context_tokens));
+        "document has ", tokens, " tokens, the session ", session.tokens, " and ",
+        session.unread_tokens, " of documents not read yet, the model reads ",
+        options_.context_tokens, " with ", kLeastRoomTokens, " for the next message"));
   }
   TS_RETURN_IF_ERROR(parts_.sessions->Append(session_id, {{.role = EntryRole::kDocument,
                                                            .name = name,
@@ -152,7 +165,9 @@ grpc::Status ChatService::AttachDocument(grpc::ServerContext*,
   DocumentUpload upload;
   v1::AttachDocumentRequest part;
   while (reader->Read(&part)) {
-    const absl::Status taken = upload.Take(part);
+    absl::Status taken = upload.Take(part);
+    // Before half a gigabyte comes for nothing.
+    if (part.has_header()) taken.Update(parts_.sessions->Get(part.header().session_id()).status());
     if (!taken.ok()) return ToGrpc(taken);
   }
   auto text = upload.Finish();
@@ -182,7 +197,12 @@ grpc::Status ChatService::Chat(grpc::ServerContext* context, const v1::ChatReque
 
 absl::Status ChatService::Fork(const v1::ForkSessionRequest& request, const std::string& child_id) {
   const std::string& parent_id = request.session_id();
+  if (child_id == parent_id) {
+    return absl::AlreadyExistsError(absl::StrCat("session ", child_id, " exists"));
+  }
   TS_ASSIGN_OR_RETURN(const auto hold, busy_.Take(parent_id));
+  // The child too: no turn of it may begin before the worker has its KV.
+  TS_ASSIGN_OR_RETURN(const auto child_hold, busy_.Take(child_id));
   TS_ASSIGN_OR_RETURN(SessionRecord child, parts_.sessions->Get(parent_id));
   child.id = child_id;
   child.parent_id = parent_id;

@@ -1,6 +1,7 @@
 #include "services/gateway/document_upload.h"
 
 #include "common/status.h"
+#include "common/text/utf8.h"
 
 namespace tailor {
 namespace {
@@ -12,7 +13,11 @@ absl::Status CheckHeader(const v1::AttachDocumentHeader& header) {
     return absl::InvalidArgumentError(absl::StrCat("document name has ", header.name().size(),
                                                    " bytes, limit 1..", kMaxNameBytes));
   }
-  if (header.total_bytes() < 0 || header.total_bytes() > kMaxDocumentBytes) {
+  if (header.total_bytes() < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("total_bytes is ", header.total_bytes(), ", limit 0.."));
+  }
+  if (header.total_bytes() > kMaxDocumentBytes) {
     return absl::ResourceExhaustedError(absl::StrCat("document has ", header.total_bytes(),
                                                      " bytes, limit ", kMaxDocumentBytes));
   }
@@ -50,6 +55,10 @@ absl::StatusOr<std::string> DocumentUpload::Finish() {
   if (header_.total_bytes() > 0 && static_cast<int64_t>(text_.size()) != header_.total_bytes()) {
     return absl::InvalidArgumentError(absl::StrCat("document has ", text_.size(), " bytes, ",
                                                    header_.total_bytes(), " were announced"));
+  }
+  if (const auto offset = FirstInvalidUtf8(text_)) {
+    return absl::InvalidArgumentError(absl::StrCat("document of ", text_.size(),
+                                                   " bytes is not UTF-8 at byte ", *offset));
   }
   return std::move(text_);
 }

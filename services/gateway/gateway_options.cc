@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "services/exit_code.h"
+#include "services/local_address.h"
 
 namespace tailor {
 namespace {
@@ -33,6 +34,10 @@ void AddFlags(CLI::App& app, GatewayOptions& o) {
   app.add_flag("--durable-power", o.durable_power,
                "Wait for the disk at every turn: transcripts survive a power cut too")
       ->envname("TAILOR_GATEWAY_DURABLE_POWER");
+  app.add_option("--context-tokens", o.context_tokens,
+                 "Longest conversation: what the worker was started with; default: the model's")
+      ->check(CLI::Range(1, 1 << 30))
+      ->envname("TAILOR_GATEWAY_CONTEXT_TOKENS");
   app.add_option("--default-max-tokens", o.default_max_tokens,
                  "Longest answer of a request that does not say")
       ->check(CLI::Range(1, 1 << 20))
@@ -41,7 +46,8 @@ void AddFlags(CLI::App& app, GatewayOptions& o) {
                  "How long a turn waits for a worker that died")
       ->check(CLI::Range(0, 3600000))
       ->envname("TAILOR_GATEWAY_RESUME_TIMEOUT_MS");
-  app.add_option("--log-level", o.log_level, "trace, debug, info, warn, error")
+  app.add_option("--log-level", o.log_level, "trace, debug, info, warn or error")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}))
       ->envname("TAILOR_GATEWAY_LOG_LEVEL");
   app.add_flag("--die-with-parent", o.die_with_parent, "End when the starting process ends")
       ->envname("TAILOR_GATEWAY_DIE_WITH_PARENT");
@@ -50,13 +56,6 @@ void AddFlags(CLI::App& app, GatewayOptions& o) {
 }
 
 }  // namespace
-
-bool IsLocalAddress(const std::string& address) {
-  for (const char* prefix : {"unix:", "127.", "localhost:", "[::1]:"}) {
-    if (address.rfind(prefix, 0) == 0) return true;
-  }
-  return false;
-}
 
 ParsedGatewayCommandLine ParseGatewayCommandLine(int argc, char** argv) {
   CLI::App app("Chat sessions over gRPC: text in, text out");

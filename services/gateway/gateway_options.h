@@ -13,6 +13,7 @@ struct GatewayOptions {
   std::string worker;                     // gRPC target
   std::string database = "sessions.db";
   bool durable_power = false;
+  int64_t context_tokens = 0;             // the worker's limit of a conversation; 0: the model's
   int default_max_tokens = 512;
   int resume_timeout_ms = 60000;
   std::string log_level = "info";
@@ -26,8 +27,5 @@ struct ParsedGatewayCommandLine {
 };
 
 ParsedGatewayCommandLine ParseGatewayCommandLine(int argc, char** argv);
-
-// True for unix sockets and loopback addresses: plain text stays on this machine.
-bool IsLocalAddress(const std::string& address);
 
 }  // namespace tailor

@@ -1,6 +1,7 @@
 // tailor-gateway: sessions and text, in front of a worker.
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cstdio>
 
 #include "common/log.h"
@@ -35,7 +36,10 @@ int Run(const GatewayOptions& options) {
   if (!sessions.ok()) return Fail(sessions.status(), kExitRuntime);
   DecoderClient decoder(
       {.address = options.worker, .resume_timeout_ms = options.resume_timeout_ms});
-  ChatService service({.context_tokens = (*model)->hyperparameters().context_tokens,
+  const int64_t model_tokens = (*model)->hyperparameters().context_tokens;
+  const int64_t context_tokens =
+      options.context_tokens > 0 ? std::min(options.context_tokens, model_tokens) : model_tokens;
+  ChatService service({.context_tokens = context_tokens,
                        .default_max_tokens = options.default_max_tokens},
                       {.sessions = sessions->get(),
                        .decoder = &decoder,

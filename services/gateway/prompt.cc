@@ -19,25 +19,25 @@ std::string UserText(const std::vector<SessionEntry>& transcript, const std::str
   while (unread != transcript.begin() && std::prev(unread)->role == EntryRole::kDocument) --unread;
   std::string text;
   for (; unread != transcript.end(); ++unread) {
-    absl::StrAppend(&text, "Document: ", unread->name, "\n\n", unread->text, "\n\n");
+    text += DocumentText(unread->name, unread->text);
   }
   return text + message;
 }
 
-}  // namespace
-
+// What closes the last answer when the next turn follows; nothing before the first answer.
 std::vector<TokenId> CloseAnswer(const std::vector<SessionEntry>& transcript,
                                  const ChatTemplate& chat) {
   for (auto it = transcript.rbegin(); it != transcript.rend(); ++it) {
-    if (it->role == EntryRole::kDocument) continue;
-    if (it->role != EntryRole::kAssistant) return {};
-    std::vector<TokenId> ids;
-    const bool ended = !it->tokens.empty() && it->tokens.back() == chat.AssistantEnd();
-    if (!ended) ids.push_back(chat.AssistantEnd());
-    Append(chat.AfterAssistant(), &ids);
-    return ids;
+    if (it->role == EntryRole::kAssistant) return chat.CloseReply(it->tokens);
+    if (it->role != EntryRole::kDocument) break;
   }
   return {};
+}
+
+}  // namespace
+
+std::string DocumentText(const std::string& name, const std::string& text) {
+  return absl::StrCat("Document: ", name, "\n\n", text, "\n\n");
 }
 
 absl::StatusOr<Prompt> BuildPrompt(const SessionRecord& session,

@@ -22,8 +22,7 @@ absl::StatusOr<Prompt> BuildPrompt(const SessionRecord& session,
                                    const std::vector<SessionEntry>& transcript,
                                    const std::string& message, const ChatTemplate& chat);
 
-// Ids that close the last answer, when the next turn follows: what the model did not generate itself.
-std::vector<TokenId> CloseAnswer(const std::vector<SessionEntry>& transcript,
-                                 const ChatTemplate& chat);
+// How a document stands in the user's turn, before the message.
+std::string DocumentText(const std::string& name, const std::string& text);
 
 }  // namespace tailor

@@ -14,7 +14,7 @@ constexpr int64_t kSchemaVersion = 1;
 constexpr int64_t kApplicationId = 0x5453'4757;  // "TSGW", in the file's header
 constexpr int kBusyTimeoutMs = 1000;             // a gateway that is just ending lets go by then
 
-// Version 1. `tokens` is int32 little-endian; `token_count` counts the text alone.
+// Version 1. `tokens` is int32 little-endian.
 constexpr const char* kSchema[] = {
     "CREATE TABLE sessions (id TEXT PRIMARY KEY, title TEXT NOT NULL, system TEXT NOT NULL,"
     " attention INTEGER NOT NULL, parent_id TEXT NOT NULL, created_unix_ms INTEGER NOT NULL,"
@@ -26,10 +26,14 @@ constexpr const char* kSchema[] = {
     " PRIMARY KEY (session_id, ordinal)) WITHOUT ROWID",
 };
 
+static_assert(static_cast<int>(EntryRole::kDocument) == 4);  // in the query
 constexpr char kSelectSessions[] =
     "SELECT id, title, system, attention, parent_id, created_unix_ms, updated_unix_ms,"
     " (SELECT COALESCE(SUM(LENGTH(tokens)), 0) / 4 FROM entries WHERE session_id = id),"
-    " (SELECT COUNT(*) FROM entries WHERE session_id = id) FROM sessions ";
+    " (SELECT COUNT(*) FROM entries WHERE session_id = id),"
+    " (SELECT COALESCE(SUM(token_count), 0) FROM entries WHERE session_id = id AND role = 4 AND ordinal >"
+    "   (SELECT COALESCE(MAX(ordinal), -1) FROM entries WHERE session_id = id AND role <> 4))"
+    " FROM sessions ";
 
 int64_t NowUnixMs() {
   return std::chrono::duration_cast<std::chrono::milliseconds>(
@@ -48,6 +52,7 @@ SessionRecord ReadSession(const SqliteStatement& row) {
   s.updated_unix_ms = row.Int(6);
   s.tokens = row.Int(7);
   s.entries = static_cast<int32_t>(row.Int(8));
+  s.unread_tokens = row.Int(9);
   return s;
 }
 

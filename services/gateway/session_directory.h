@@ -26,7 +26,7 @@ struct SessionEntry {
   std::string text;
   std::vector<TokenId> tokens;  // what it added to the history; a document's come with the message
                                 // that reads it
-  int64_t token_count = 0;      // of the text alone, for display
+  int64_t token_count = 0;      // a document's own; of other entries, what they added
 };
 
 enum class SessionAttention : int { kDefault = 0, kHybrid = 1, kFull = 2 };
@@ -39,7 +39,8 @@ struct SessionRecord {
   std::string parent_id;
   int64_t created_unix_ms = 0, updated_unix_ms = 0;
   // Filled on reading:
-  int64_t tokens = 0;  // of the history
+  int64_t tokens = 0;         // of the history
+  int64_t unread_tokens = 0;  // of the documents since the last message
   int32_t entries = 0;
   std::vector<std::string> documents;
 };

@@ -118,6 +118,23 @@ TEST_F(SessionDirectoryTest, WhatWasAppendedIsThereAfterARestart) {
   ExpectSame((*entries)[1], question);
 }
 
+TEST_F(SessionDirectoryTest, UnreadTokensAreThoseOfDocumentsSinceTheLastMessage) {
+  const auto directory = Open();
+  const auto document = [](int64_t tokens) {
+    SessionEntry entry = Entry(EntryRole::kDocument, "d", {});
+    entry.token_count = tokens;
+    return entry;
+  };
+  ASSERT_TRUE(directory->Create(Session("s")).ok());
+  EXPECT_EQ(directory->Get("s")->unread_tokens, 0);
+  ASSERT_TRUE(directory->Append("s", {document(1), document(10)}).ok());
+  EXPECT_EQ(directory->Get("s")->unread_tokens, 11);
+  ASSERT_TRUE(directory->Append("s", {Entry(EntryRole::kUser, "x", {1})}).ok());
+  EXPECT_EQ(directory->Get("s")->unread_tokens, 0);
+  ASSERT_TRUE(directory->Append("s", {document(100)}).ok());
+  EXPECT_EQ(directory->Get("s")->unread_tokens, 100);
+}
+
 TEST_F(SessionDirectoryTest, EveryCallOfAnUnknownSessionIsNotFoundAndNamesIt) {
   const auto directory = Open();
   const std::vector<absl::Status> statuses = {
