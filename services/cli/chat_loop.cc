@@ -158,16 +158,23 @@ int ChatLoop::Interact() {
       std::fflush(stderr);
     }
     if (!std::getline(std::cin, line)) break;
-    if (HandleLine(line) == LineResult::kQuit) return kExitOk;
+    if (HandleLine(line) == LineResult::kQuit) return EndCode();
   }
   if (terminal_.input) std::fputs("\n", stderr);
-  return kExitOk;
+  return EndCode();
+}
+
+// A person was told of each failure; a script that pipes its lines in has only the exit code.
+int ChatLoop::EndCode() const { return terminal_.input ? kExitOk : first_failure_; }
+
+void ChatLoop::Remember(int exit_code) {
+  if (first_failure_ == kExitOk && exit_code != kExitInterrupted) first_failure_ = exit_code;
 }
 
 ChatLoop::LineResult ChatLoop::HandleLine(const std::string& line) {
   if (line.find_first_not_of(" \t\r") == std::string::npos) return LineResult::kContinue;
   if (line[0] == '/') return HandleCommand(line);
-  Ask(line);  // a failed answer was told; the conversation goes on
+  Remember(Ask(line));
   return LineResult::kContinue;
 }
 
@@ -176,9 +183,9 @@ ChatLoop::LineResult ChatLoop::HandleCommand(const std::string& line) {
   const std::string argument = Argument(line);
   if (command == "/quit" || command == "/exit") return LineResult::kQuit;
   if (command == "/doc" && !argument.empty()) {
-    AttachFile(argument);
+    Remember(AttachFile(argument));
   } else if (command == "/fork") {
-    Fork(argument);
+    Remember(Fork(argument));
   } else if (command == "/report") {
     std::fputs(last_report_ ? ReportText(*last_report_).c_str() : "  no answer yet\n", stderr);
   } else {
@@ -187,15 +194,15 @@ ChatLoop::LineResult ChatLoop::HandleCommand(const std::string& line) {
   return LineResult::kContinue;
 }
 
-void ChatLoop::Fork(const std::string& new_id) {
+int ChatLoop::Fork(const std::string& new_id) {
   const absl::StatusOr<v1::Session> forked = client_->ForkSession(session_, new_id);
   if (!forked.ok()) {
-    FailCall(forked.status(), absl::StrCat("cannot fork ", session_), client_->address());
-    return;
+    return FailCall(forked.status(), absl::StrCat("cannot fork ", session_), client_->address());
   }
   std::fprintf(stderr, "session %s (a fork of %s)\n", SafeForTerminal(forked->id()).c_str(),
                SafeForTerminal(session_).c_str());
   session_ = forked->id();
+  return kExitOk;
 }
 
 int ChatLoop::Ask(const std::string& question) {

@@ -44,7 +44,9 @@ class ChatLoop {
   int Interact();
   LineResult HandleLine(const std::string& line);
   LineResult HandleCommand(const std::string& line);
-  void Fork(const std::string& new_id);
+  int Fork(const std::string& new_id);
+  void Remember(int exit_code);
+  int EndCode() const;
   int Ask(const std::string& question);
   void OnEvent(const v1::ChatEvent& event);
   void PrintText(const std::string& text);
@@ -62,6 +64,7 @@ class ChatLoop {
   std::optional<v1::TurnReport> last_report_;
   bool line_open_ = false;  // stdout's last character was no newline
   bool interrupted_ = false;
+  int first_failure_ = 0;   // exit code of the first line that failed
 };
 
 }  // namespace tailor

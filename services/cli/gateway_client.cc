@@ -30,13 +30,19 @@ class HookScope {
   const GatewayClient::CancelHookFn& hook_;
 };
 
+// A transcript holds whole documents: no limit of gRPC's own.
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(-1);
+  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+}
+
 }  // namespace
 
 GatewayClient::GatewayClient(std::string address, std::string api_key)
     : address_(std::move(address)),
       api_key_(std::move(api_key)),
-      stub_(v1::ChatService::NewStub(
-          grpc::CreateChannel(address_, grpc::InsecureChannelCredentials()))) {}
+      stub_(v1::ChatService::NewStub(MakeChannel(address_))) {}
 
 void GatewayClient::Prepare(grpc::ClientContext* context) const {
   if (!api_key_.empty()) context->AddMetadata("authorization", absl::StrCat("Bearer ", api_key_));
@@ -119,6 +125,12 @@ absl::StatusOr<v1::AttachDocumentResponse> GatewayClient::AttachDocument(
     open = writer->Write(request);
     done_bytes += text.gcount();
     on_bytes(done_bytes);
+  }
+  if (text.bad()) {  // half a document must not pass for a whole one
+    context.TryCancel();
+    (void)writer->Finish();
+    return absl::DataLossError(
+        absl::StrCat("reading ", header.name(), " failed after ", done_bytes, " bytes"));
   }
   if (open) writer->WritesDone();
   TS_RETURN_IF_ERROR(FromGrpc(writer->Finish()));

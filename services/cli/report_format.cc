@@ -18,6 +18,17 @@ double PerToken(int64_t total, const v1::TurnReport& report) {
   return static_cast<double>(total) / static_cast<double>(decoded);
 }
 
+const char* AttentionName(v1::AttentionMode mode) {
+  switch (mode) {
+    case v1::ATTENTION_MODE_HYBRID:
+      return "hybrid";
+    case v1::ATTENTION_MODE_FULL:
+      return "full";
+    default:
+      return "default";
+  }
+}
+
 }  // namespace
 
 const char* FinishReasonName(v1::FinishReason reason) {
@@ -95,7 +106,7 @@ json SessionJson(const v1::Session& session) {
           {"updated_unix_ms", session.updated_unix_ms()},
           {"tokens", session.tokens()},
           {"messages", session.messages()},
-          {"attention", session.attention() == v1::ATTENTION_MODE_FULL ? "full" : "hybrid"},
+          {"attention", AttentionName(session.attention())},
           {"parent_id", session.parent_id()},
           {"documents",
            std::vector<std::string>(session.documents().begin(), session.documents().end())}};

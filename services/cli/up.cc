@@ -84,9 +84,14 @@ void AddProcessFlags(CLI::App& command, UpFlags& flags) {
   UpOptions& options = flags.options;
   command
       .add_option("--host", options.host,
-                  "Address to listen on; 0.0.0.0: every one of this machine")
+                  "Address to listen on; 0.0.0.0: every one of this machine (see "
+                  "--insecure-listen)")
       ->capture_default_str()
       ->envname("TAILOR_HOST");
+  command
+      .add_flag("--insecure-listen", options.insecure_listen,
+                "Allow a --host that other machines reach: no encryption, no keys")
+      ->envname("TAILOR_INSECURE_LISTEN");
   command.add_option("--port", options.port, "Port of the gateway's gRPC API")
       ->check(CLI::Range(1, 65535))
       ->capture_default_str()

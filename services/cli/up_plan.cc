@@ -70,6 +70,8 @@ ChildSpec PlanGateway(const UpOptions& options, const UpPaths& paths) {
   Add(gateway.argv, "--model", options.model.string());
   Add(gateway.argv, "--worker", paths.worker_address);
   Add(gateway.argv, "--listen", paths.gateway_address);
+  if (options.insecure_listen) gateway.argv.push_back("--insecure-listen");
+  AddNumber(gateway.argv, "--context-tokens", options.context_tokens);
   Add(gateway.argv, "--database", (paths.data_dir / "sessions.db").string());
   AddProcessFlags(gateway.argv, options);
   return gateway;
@@ -111,7 +113,9 @@ UpPaths PlanPaths(const UpOptions& options, const RunDir& run,
   const std::filesystem::path home = options.run_dir.empty() ? HomeDir() : run.path();
   paths.log_dir = options.log_dir.empty() ? home / "logs" : absolute(options.log_dir);
   paths.data_dir = options.data_dir.empty() ? home / "data" : absolute(options.data_dir);
-  paths.gateway_address = absl::StrCat(options.host, ":", options.port);
+  const bool ipv6 = options.host.find(':') != std::string::npos;
+  paths.gateway_address = ipv6 ? absl::StrCat("[", options.host, "]:", options.port)
+                               : absl::StrCat(options.host, ":", options.port);
   paths.worker_address = absl::StrCat("unix:", run.Socket("worker").string());
   paths.kvstore_address = absl::StrCat("unix:", run.Socket("kvstore").string());
   paths.kvstore_data_socket = run.Socket("kvstore-data");

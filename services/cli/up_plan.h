@@ -21,6 +21,7 @@ struct UpOptions {
   std::filesystem::path bin_dir{};  // of the other programs; empty: beside this one
   std::string host = "127.0.0.1";
   int port = 8001;
+  bool insecure_listen = false;     // allows a host that others can reach, in plain text
   int64_t arena_bytes = 0;          // 0: DefaultArenaBytes
   int64_t worker_memory_bytes = 0;  // 0: no limit
   int64_t context_tokens = 0;       // 0: the model's

@@ -18,6 +18,7 @@
 #include "services/cli/failure.h"
 #include "services/cli/process/daemonize.h"
 #include "services/cli/terminal.h"
+#include "services/local_address.h"
 
 namespace tailor {
 namespace {
@@ -53,6 +54,14 @@ int CheckMemory(int64_t arena_bytes) {
                            arena_bytes - available_bytes, " bytes short"),
               absl::StrCat("give a smaller one, such as --arena-bytes ",
                            DefaultArenaBytes(available_bytes)));
+}
+
+int CheckHost(const UpOptions& options, const UpPaths& paths) {
+  if (options.insecure_listen || IsLocalAddress(paths.gateway_address)) return kExitOk;
+  return Fail(kExitUsage,
+              absl::StrCat("--host ", options.host,
+                           " can be reached from other machines, in plain text and without keys"),
+              "put a proxy with TLS in front, or say --insecure-listen");
 }
 
 int CheckPort(const UpOptions& options) {
@@ -242,6 +251,7 @@ int CheckAll(const UpOptions& options, const UpPaths& paths, int64_t arena_bytes
   if (const int code = CheckModel(options); code != kExitOk) return code;
   if (const int code = CheckPrograms(paths); code != kExitOk) return code;
   if (const int code = CheckMemory(arena_bytes); code != kExitOk) return code;
+  if (const int code = CheckHost(options, paths); code != kExitOk) return code;
   return CheckPort(options);
 }
 

@@ -149,6 +149,7 @@ absl::Status RunDir::Lock() {
                      "; `tailor down` stops it, --run-dir starts another"));
   }
   lock_ = std::move(fd);
+  RemoveState();
   return absl::OkStatus();
 }
 

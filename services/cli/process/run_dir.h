@@ -48,7 +48,7 @@ class RunDir {
   static RunDir View(const std::filesystem::path& path) { return RunDir(path); }
 
   // Errors: AlreadyExists "tailor is already running in DIR (pid P)". Kept until destruction;
-  // survives fork.
+  // survives fork. Forgets the state of a holder that died: its pids mean nothing any more.
   absl::Status Lock();
   // Whether some process holds the lock now.
   bool IsLocked() const;

@@ -143,6 +143,24 @@ TEST_F(ChatTest, ANamedSessionIsStartedOnceAndThenGoneOnWith) {
   EXPECT_EQ(gateway_.chats().at(1).session_id(), "notes");
 }
 
+// gRPC's own limit is 4 MiB; a document in the transcript may be far longer.
+TEST_F(ChatTest, ASessionWithALongDocumentCanBeGoneOnWithAndShown) {
+  Run({"chat", "notes", "--ask", "one"});
+  gateway_.said = std::string(5 << 20, 'x');
+  const ProgramResult result = Run({"chat", "notes", "--ask", "two"});
+  EXPECT_EQ(result.exit_code, kExitOk) << result.err;
+  EXPECT_GT(Run({"sessions", "show", "notes"}).out.size(), gateway_.said.size());
+}
+
+TEST_F(ChatTest, AScriptSeesThatALineOfItsStdinFailed) {
+  gateway_.chat_status = {grpc::StatusCode::DATA_LOSS, "page 3 failed its check"};
+  EXPECT_EQ(Run({"chat"}, "first\n").exit_code, kExitRuntime);
+  gateway_.chat_status = grpc::Status::OK;
+  const ProgramResult document = Run({"chat"}, "/doc /no/such.txt\nstill asked\n");
+  EXPECT_EQ(document.exit_code, kExitUsage);
+  EXPECT_EQ(document.out, "Hello, world\n") << "the conversation goes on";
+}
+
 TEST_F(ChatTest, TheApiKeyIsSentAsABearerToken) {
   Run({"chat", "--api-key", "k1", "--ask", "hi"});
   EXPECT_EQ(gateway_.authorization(), "Bearer k1");
@@ -212,7 +230,7 @@ TEST_F(ChatTest, UsageErrorsExitWithTwoAndHelpWithZero) {
   EXPECT_THAT(Run({"version"}).out, HasSubstr("tailor "));
 }
 
-TEST_F(ChatTest, SessionsAreListedOverAllPages) {
+TEST_F(ChatTest, SessionsAreListedOverAllPagesTheLastUsedFirst) {
   for (const char* name : {"a", "b", "c"}) Run({"chat", name, "--ask", "hi"});
   const ProgramResult table = Run({"sessions"});
   EXPECT_EQ(table.exit_code, kExitOk) << table.err;
@@ -222,7 +240,7 @@ TEST_F(ChatTest, SessionsAreListedOverAllPages) {
   std::istringstream stream(lines.out);
   std::vector<std::string> ids;
   for (std::string line; std::getline(stream, line);) ids.push_back(json::parse(line).at("id"));
-  EXPECT_THAT(ids, ElementsAre("a", "b", "c"));
+  EXPECT_THAT(ids, ElementsAre("c", "b", "a"));
 }
 
 TEST_F(ChatTest, SessionsCanBeShownForkedAndDeleted) {
@@ -230,6 +248,7 @@ TEST_F(ChatTest, SessionsCanBeShownForkedAndDeleted) {
   EXPECT_THAT(Run({"sessions", "show", "a"}).out, HasSubstr("a question"));
   const json shown = json::parse(Run({"sessions", "show", "a", "--json"}).out);
   EXPECT_EQ(shown.at("transcript").at(0).at("role"), "user");
+  EXPECT_EQ(shown.at("attention"), "default") << "nobody chose";
   EXPECT_EQ(Run({"sessions", "fork", "a", "b"}).out, "b\n");
   EXPECT_EQ(Run({"sessions", "delete", "a"}).out, "deleted a\n");
   const ProgramResult gone = Run({"sessions", "delete", "a"});

@@ -26,6 +26,7 @@ class FakeGateway final : public v1::ChatService::Service {
   // --- what it does ---
   std::vector<std::string> pieces = {"Hello", ", ", "world"};  // of every answer
   v1::TurnReport report;
+  std::string said = "a question";  // of every session
   bool hang_after_text = false;  // until the client cancels
   grpc::Status chat_status;      // instead of an answer, when not OK
 
@@ -48,6 +49,7 @@ class FakeGateway final : public v1::ChatService::Service {
     v1::Session& session = sessions_[id];
     session.set_id(id);
     session.set_title("a title \x1b[31m");
+    session.set_updated_unix_ms(static_cast<int64_t>(sessions_.size()));
     *response = session;
     return grpc::Status::OK;
   }
@@ -59,7 +61,7 @@ class FakeGateway final : public v1::ChatService::Service {
     *response->mutable_session() = it->second;
     v1::Message* message = response->add_messages();
     message->set_role(v1::Message::ROLE_USER);
-    message->set_text("a question");
+    message->set_text(said);
     return grpc::Status::OK;
   }
   grpc::Status ListSessions(grpc::ServerContext*, const v1::ListSessionsRequest* request,

@@ -56,6 +56,25 @@ TEST(UpPlanTest, OnlyWhatTheUserAskedForIsPassedOn) {
               IsSupersetOf({"--selector", "store", "--threads", "3"}));
 }
 
+TEST(UpPlanTest, WorkerAndGatewayAgreeOnTheLongestConversation) {
+  const UpOptions options{.model = "/m/a.gguf", .context_tokens = 4096};
+  const std::vector<ChildSpec> children = PlanChildren(options, Paths(options), 1);
+  for (const int child : {1, 2}) {
+    EXPECT_THAT(children[child].argv, IsSupersetOf({"--context-tokens", "4096"})) << child;
+  }
+}
+
+TEST(UpPlanTest, OnlyAnExplicitWishLetsOthersReachTheGateway) {
+  UpOptions options{.model = "/m/a.gguf", .host = "0.0.0.0"};
+  EXPECT_THAT(PlanChildren(options, Paths(options), 1)[2].argv, Not(Contains("--insecure-listen")));
+  options.insecure_listen = true;
+  EXPECT_THAT(PlanChildren(options, Paths(options), 1)[2].argv, Contains("--insecure-listen"));
+}
+
+TEST(UpPlanTest, AnIpv6HostStandsInBracketsBeforeThePort) {
+  EXPECT_EQ(Paths({.host = "::1", .port = 9}).gateway_address, "[::1]:9");
+}
+
 TEST(UpPlanTest, ConversationsOutliveALogOutUnlessARunDirectoryIsNamed) {
   setenv("HOME", "/home/u", 1);
   EXPECT_EQ(Paths({}).data_dir, "/home/u/.tailor/data");

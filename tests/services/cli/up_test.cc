@@ -106,6 +106,17 @@ TEST_F(UpTest, AllThreeStartAndASignalStopsThemInOrder) {
   for (const ChildStatus& process : state.processes) EXPECT_FALSE(Alive(process.pid));
 }
 
+TEST_F(UpTest, AHostThatOthersReachIsRefusedBeforeAnythingStarts) {
+  const ProgramResult refused = Up({"--host", "0.0.0.0"}).Wait();
+  EXPECT_EQ(refused.exit_code, kExitUsage);
+  EXPECT_THAT(refused.err, HasSubstr("0.0.0.0"));
+  EXPECT_THAT(refused.err, HasSubstr("--insecure-listen"));
+  EXPECT_FALSE(std::filesystem::exists(dir_ / "calls"));
+  RunningProgram up = Up({"--host", "0.0.0.0", "--insecure-listen"});
+  EXPECT_TRUE(up.ReadUntil(Ready));
+  EXPECT_THAT(Text(dir_ / "calls"), HasSubstr("--insecure-listen"));
+}
+
 TEST_F(UpTest, ASecondUpInTheSameDirectoryIsRefused) {
   RunningProgram first = Up();
   ASSERT_TRUE(first.ReadUntil(Ready));

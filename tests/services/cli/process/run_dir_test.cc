@@ -79,6 +79,14 @@ TEST_F(RunDirTest, ASecondLockIsRefusedAndNamesTheHolder) {
   EXPECT_THAT(std::string(second.message()), HasSubstr("pid 77"));
 }
 
+// `tailor down` would signal whatever has the dead supervisor's pid by now.
+TEST_F(RunDirTest, ANewHolderDoesNotInheritTheStateOfADeadOne) {
+  RunDir run = OpenRun();
+  ASSERT_TRUE(run.WriteState(SomeState()).ok());
+  ASSERT_TRUE(run.Lock().ok());
+  EXPECT_EQ(run.ReadState().status().code(), absl::StatusCode::kNotFound);
+}
+
 TEST_F(RunDirTest, TheLockEndsWithItsHolder) {
   const RunDir watcher = OpenRun();
   EXPECT_FALSE(watcher.IsLocked());
