@@ -10,12 +10,12 @@
 namespace tailor {
 namespace {
 
+using grpc::StatusCode;
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
-using grpc::StatusCode;
 
 class ChatServiceTest : public ChatFixture {
  protected:
@@ -159,11 +159,13 @@ TEST_F(ChatServiceTest, AForkToATakenNameChangesNothing) {
 }
 
 TEST_F(ChatServiceTest, WhileTheWorkerForksNeitherSessionCanBeTouched) {
+  resume_timeout_ms_ = 0;  // a turn that wrongly begins finds no worker, and shall not wait
+  Restart();
   ASSERT_TRUE(Create("a").ok());
   std::vector<grpc::Status> meanwhile;
   decoder_.SetOnFork([&] {
     meanwhile = {Chat("a", "hi").status, Chat("b", "hi").status, Delete("a"), Delete("b"),
-                 Fork("b", "c"), Attach("b", "x", {"x"})};
+                 Fork("b", "c"),         Attach("b", "x", {"x"})};
   });
   ASSERT_TRUE(Fork("a", "b").ok());
   ASSERT_THAT(meanwhile, SizeIs(6));
@@ -173,6 +175,8 @@ TEST_F(ChatServiceTest, WhileTheWorkerForksNeitherSessionCanBeTouched) {
 }
 
 TEST_F(ChatServiceTest, ADeletedSessionIsGoneHereAndInTheWorker) {
+  resume_timeout_ms_ = 0;  // as above
+  Restart();
   ASSERT_TRUE(Create("a").ok());
   ASSERT_TRUE(Create("b").ok());
   std::vector<grpc::Status> meanwhile;

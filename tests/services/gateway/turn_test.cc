@@ -10,12 +10,12 @@
 namespace tailor {
 namespace {
 
+using grpc::StatusCode;
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
-using grpc::StatusCode;
 using Turn = FakeDecoder::Turn;
 
 class TurnTest : public ChatFixture {
@@ -113,7 +113,8 @@ TEST_F(TurnTest, TextHeldBackAtTheEndComesInOrderAndOnce) {
 TEST_F(TurnTest, BadRequestsAreRefusedWithTheirLimitsAndLeaveNoTrace) {
   std::vector<std::pair<v1::ChatRequest, std::string>> bad;
   bad.emplace_back(Request(""), "message is empty");
-  bad.emplace_back(Request(std::string((8 << 20) + 1, 'x')), "message has 8388609 bytes, limit 8388608");
+  bad.emplace_back(Request(std::string((8 << 20) + 1, 'x')),
+                   "message has 8388609 bytes, limit 8388608");
   bad.emplace_back(Request("x"), "max_tokens is -1, limit 0..");
   bad.back().first.set_max_tokens(-1);
   bad.emplace_back(Request("x"), "stop has 17 strings, limit 16");
@@ -210,9 +211,33 @@ TEST_F(TurnTest, AClientThatLeavesMidStreamKeepsWhatWasSaidAndFreesTheSession) {
   NextAnswer("again");
   const ChatResult next = ChatWhenFree("second");
   EXPECT_TRUE(next.status.ok()) << next.status.error_message();
-  EXPECT_EQ(ended, Turn::EndedBy::kCancelCall) << "the worker's turn had ended before the next began";
+  EXPECT_EQ(ended, Turn::EndedBy::kCancelCall)
+      << "the worker's turn had ended before the next began";
   EXPECT_THAT(Transcript("s"), ElementsAre("SYSTEM: ", "USER: first", "ASSISTANT: so far",
                                            "USER: second", "ASSISTANT: again"));
+}
+
+TEST_F(TurnTest, AClientThatNeverReadsHoldsUpNobodyElse) {
+  ASSERT_TRUE(Create("other").ok());
+  decoder_.Next([](Turn& turn) {
+    // More than gRPC's windows take: the gateway's writes block.
+    for (int i = 0; i < 100; ++i) turn.Tokens(std::vector<TokenId>(1000, 'x'));
+    turn.AwaitEnd();
+    return turn.Finished(v1::FINISH_REASON_CANCELLED);
+  });
+  grpc::ClientContext context;
+  auto reader = stub_->Chat(&context, Request("first"));
+  ASSERT_TRUE(decoder_.AwaitRequests(1));
+  NextAnswer("quick");
+  EXPECT_EQ(Chat("other", "hi").streamed, "quick");
+  EXPECT_EQ(Delete("s").error_code(), StatusCode::FAILED_PRECONDITION);
+  context.TryCancel();
+  (void)reader->Finish();
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (!Delete("s").ok()) {
+    ASSERT_LT(std::chrono::steady_clock::now(), end)
+        << "the client has gone, its session is still held";
+  }
 }
 
 TEST_F(TurnTest, AWorkerThatDiesMidAnswerIsNotNoticedInTheText) {
