@@ -64,7 +64,7 @@ class ChatLoop {
   std::optional<v1::TurnReport> last_report_;
   bool line_open_ = false;  // stdout's last character was no newline
   bool interrupted_ = false;
-  int first_failure_ = 0;   // exit code of the first line that failed
+  int first_failure_ = 0;  // exit code of the first line that failed
 };
 
 }  // namespace tailor

@@ -31,8 +31,8 @@ class GatewayClient {
   absl::StatusOr<v1::Session> ForkSession(const std::string& id, const std::string& new_id);
   absl::Status DeleteSession(const std::string& id);
 
-  // As long as they take. Errors: Cancelled by the hook, DataLoss when `text` cannot be read to its end,
-  // and the server's.
+  // As long as they take. Errors: Cancelled by the hook, DataLoss when `text` cannot be read to its
+  // end, and the server's.
   absl::StatusOr<v1::AttachDocumentResponse> AttachDocument(const v1::AttachDocumentHeader& header,
                                                             std::istream& text,
                                                             const BytesFn& on_bytes,

@@ -18,8 +18,8 @@ namespace {
 
 constexpr int32_t kDefaultPage = 100, kMaxPage = 1000;
 constexpr size_t kMaxIdBytes = 64, kMaxTitleBytes = 256, kMaxSystemBytes = 64 << 10;
-// What a document must leave of the model's context, or no message could follow it: the template's own
-// tokens, a question and a short answer.
+// What a document must leave of the model's context, or no message could follow it: the template's
+// own tokens, a question and a short answer.
 constexpr int64_t kLeastRoomTokens = 64;
 
 // 128 random bits: ids of others cannot be guessed.
@@ -37,8 +37,8 @@ std::string RandomId() {
 absl::StatusOr<std::string> NewId(const std::string& wanted) {
   if (wanted.empty()) return RandomId();
   const bool plain = std::all_of(wanted.begin(), wanted.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-           c == '.' || c == '_' || c == '-';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
+           c == '_' || c == '-';
   });
   if (plain && wanted.size() <= kMaxIdBytes) return wanted;
   return absl::InvalidArgumentError(absl::StrCat("session id has ", wanted.size(), " bytes, limit ",
@@ -49,14 +49,13 @@ absl::StatusOr<SessionRecord> ParseCreate(const v1::CreateSessionRequest& reques
   SessionRecord session;
   TS_ASSIGN_OR_RETURN(session.id, NewId(request.id()));
   if (request.title().size() > kMaxTitleBytes || request.system().size() > kMaxSystemBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("title has ", request.title().size(),
-                                                   " bytes and system ", request.system().size(),
-                                                   ", limits ", kMaxTitleBytes, " and ",
-                                                   kMaxSystemBytes));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "title has ", request.title().size(), " bytes and system ", request.system().size(),
+        ", limits ", kMaxTitleBytes, " and ", kMaxSystemBytes));
   }
   if (!v1::AttentionMode_IsValid(request.attention())) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "attention is ", static_cast<int>(request.attention()), ", limit 0..2"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("attention is ", static_cast<int>(request.attention()), ", limit 0..2"));
   }
   session.title = request.title();
   session.system = request.system();
@@ -78,10 +77,14 @@ void WriteSession(const SessionRecord& from, v1::Session* to) {
 
 v1::Message::Role RoleOf(EntryRole role) {
   switch (role) {
-    case EntryRole::kSystem: return v1::Message::ROLE_SYSTEM;
-    case EntryRole::kUser: return v1::Message::ROLE_USER;
-    case EntryRole::kAssistant: return v1::Message::ROLE_ASSISTANT;
-    case EntryRole::kDocument: return v1::Message::ROLE_DOCUMENT;
+    case EntryRole::kSystem:
+      return v1::Message::ROLE_SYSTEM;
+    case EntryRole::kUser:
+      return v1::Message::ROLE_USER;
+    case EntryRole::kAssistant:
+      return v1::Message::ROLE_ASSISTANT;
+    case EntryRole::kDocument:
+      return v1::Message::ROLE_DOCUMENT;
   }
   return v1::Message::ROLE_UNSPECIFIED;
 }
@@ -135,8 +138,8 @@ grpc::Status ChatService::CreateSession(grpc::ServerContext*,
   return ToGrpc(RespondWith(session->id, response));
 }
 
-// The document is counted, checked and stored; it is read with the next message. What does not fit is
-// refused here: a document cannot be taken back, and no message could follow it.
+// The document is counted, checked and stored; it is read with the next message. What does not fit
+// is refused here: a document cannot be taken back, and no message could follow it.
 absl::StatusOr<int64_t> ChatService::Attach(const std::string& session_id, const std::string& name,
                                             std::string text) {
   TS_ASSIGN_OR_RETURN(const auto hold, busy_.Take(session_id));
@@ -146,10 +149,10 @@ absl::StatusOr<int64_t> ChatService::Attach(const std::string& session_id, const
   const auto tokens = static_cast<int64_t>(ids.size());
   const int64_t room = options_.context_tokens - session.tokens - session.unread_tokens;
   if (tokens > room - kLeastRoomTokens) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "document has ", tokens, " tokens, the session ", session.tokens, " and ",
-        session.unread_tokens, " of documents not read yet, the model reads ",
-        options_.context_tokens, " with ", kLeastRoomTokens, " for the next message"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("document has ", tokens, " tokens, the session ", session.tokens, " and ",
+                     session.unread_tokens, " of documents not read yet, the model reads ",
+                     options_.context_tokens, " with ", kLeastRoomTokens, " for the next message"));
   }
   TS_RETURN_IF_ERROR(parts_.sessions->Append(session_id, {{.role = EntryRole::kDocument,
                                                            .name = name,
@@ -186,8 +189,7 @@ grpc::Status ChatService::Chat(grpc::ServerContext* context, const v1::ChatReque
   if (!hold.ok()) return ToGrpc(hold.status());
   const auto is_there = [&] { return !context->IsCancelled(); };
   const auto write = [&](const v1::ChatEvent& event) { return is_there() && writer->Write(event); };
-  const auto finished =
-      RunTurn(*request, options_, parts_, {.write = write, .is_there = is_there});
+  const auto finished = RunTurn(*request, options_, parts_, {.write = write, .is_there = is_there});
   if (!finished.ok()) return ToGrpc(finished.status());
   v1::ChatEvent event;
   *event.mutable_finished() = *finished;

@@ -50,8 +50,8 @@ v1::GenerateFinished Ended(v1::FinishReason reason) {
 absl::StatusOr<TurnControl> PassOn(const v1::GeneratedTokens& tokens, int64_t next_position,
                                    const TurnCallbacks& callbacks, std::vector<TokenId>* received) {
   if (tokens.first_position() != next_position) {
-    return absl::InternalError(absl::StrCat("worker sent token ", tokens.first_position(),
-                                            ", next is ", next_position));
+    return absl::InternalError(
+        absl::StrCat("worker sent token ", tokens.first_position(), ", next is ", next_position));
   }
   for (const int32_t id : tokens.ids()) {
     received->push_back(id);
@@ -94,8 +94,7 @@ std::optional<v1::FinishReason> Advance(const std::vector<TokenId>& received,
   request->set_resumed_tokens(request->resumed_tokens() + static_cast<int32_t>(received.size()));
   request->set_max_new_tokens(request->max_new_tokens() - static_cast<int32_t>(received.size()));
   const auto& stops = request->stop_tokens();
-  if (!received.empty() &&
-      std::find(stops.begin(), stops.end(), received.back()) != stops.end()) {
+  if (!received.empty() && std::find(stops.begin(), stops.end(), received.back()) != stops.end()) {
     return v1::FINISH_REASON_STOP;
   }
   if (request->max_new_tokens() <= 0) return v1::FINISH_REASON_LENGTH;
@@ -130,9 +129,9 @@ v1::GenerateFinished DecoderClient::StopTurn(const v1::SequenceKey& sequence,
   return finished;
 }
 
-absl::StatusOr<v1::GenerateFinished> DecoderClient::GenerateOnce(
-    const v1::GenerateRequest& request, const TurnCallbacks& callbacks,
-    std::vector<TokenId>* received) {
+absl::StatusOr<v1::GenerateFinished> DecoderClient::GenerateOnce(const v1::GenerateRequest& request,
+                                                                 const TurnCallbacks& callbacks,
+                                                                 std::vector<TokenId>* received) {
   GenerateStream stream(stub_.get(), request);
   v1::GenerateFinished finished;
   while (true) {
@@ -146,8 +145,8 @@ absl::StatusOr<v1::GenerateFinished> DecoderClient::GenerateOnce(
     } else if (stream.event().has_tokens()) {
       const auto next_position =
           static_cast<int64_t>(request.history_size()) + static_cast<int64_t>(received->size());
-      TS_ASSIGN_OR_RETURN(
-          control, PassOn(stream.event().tokens(), next_position, callbacks, received));
+      TS_ASSIGN_OR_RETURN(control,
+                          PassOn(stream.event().tokens(), next_position, callbacks, received));
     } else if (stream.event().has_finished()) {
       finished = stream.event().finished();
     }

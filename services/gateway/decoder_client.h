@@ -18,8 +18,8 @@ namespace tailor {
 struct DecoderClientOptions {
   std::string address;                 // gRPC target of the worker
   int64_t control_timeout_ms = 10000;  // of Cancel, Fork and Remove
-  // How long a turn waits for a dead worker, from its death or from the last token, whichever is later.
-  // Longer survives a slower reload of the model; shorter tells the client sooner.
+  // How long a turn waits for a dead worker, from its death or from the last token, whichever is
+  // later. Longer survives a slower reload of the model; shorter tells the client sooner.
   int64_t resume_timeout_ms = 60000;
 };
 
@@ -36,9 +36,9 @@ class DecoderClient {
  public:
   explicit DecoderClient(const DecoderClientOptions& options);
 
-  // Runs one turn to its end. kStop from a callback cancels it: the result is then CANCELLED. The report
-  // is always filled: the worker's own, or where one died with it, what TurnReport says of resumed
-  // turns. Errors: the worker's; Unavailable when it did not come back in time.
+  // Runs one turn to its end. kStop from a callback cancels it: the result is then CANCELLED. The
+  // report is always filled: the worker's own, or where one died with it, what TurnReport says of
+  // resumed turns. Errors: the worker's; Unavailable when it did not come back in time.
   absl::StatusOr<v1::GenerateFinished> Generate(v1::GenerateRequest request,
                                                 const TurnCallbacks& callbacks);
   absl::Status Fork(const std::string& tenant, const std::string& parent, const std::string& child);

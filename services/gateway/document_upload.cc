@@ -18,8 +18,8 @@ absl::Status CheckHeader(const v1::AttachDocumentHeader& header) {
         absl::StrCat("total_bytes is ", header.total_bytes(), ", limit 0.."));
   }
   if (header.total_bytes() > kMaxDocumentBytes) {
-    return absl::ResourceExhaustedError(absl::StrCat("document has ", header.total_bytes(),
-                                                     " bytes, limit ", kMaxDocumentBytes));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("document has ", header.total_bytes(), " bytes, limit ", kMaxDocumentBytes));
   }
   return absl::OkStatus();
 }
@@ -41,9 +41,9 @@ absl::Status DocumentUpload::Take(const v1::AttachDocumentRequest& part) {
   }
   const int64_t limit = header_.total_bytes() > 0 ? header_.total_bytes() : kMaxDocumentBytes;
   if (static_cast<int64_t>(text_.size()) + bytes > limit) {
-    return absl::ResourceExhaustedError(absl::StrCat("document has more than the ", limit, " bytes ",
-                                                     header_.total_bytes() > 0 ? "announced"
-                                                                               : "allowed"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("document has more than the ", limit, " bytes ",
+                     header_.total_bytes() > 0 ? "announced" : "allowed"));
   }
   text_ += part.chunk();
   return absl::OkStatus();
@@ -57,8 +57,8 @@ absl::StatusOr<std::string> DocumentUpload::Finish() {
                                                    header_.total_bytes(), " were announced"));
   }
   if (const auto offset = FirstInvalidUtf8(text_)) {
-    return absl::InvalidArgumentError(absl::StrCat("document of ", text_.size(),
-                                                   " bytes is not UTF-8 at byte ", *offset));
+    return absl::InvalidArgumentError(
+        absl::StrCat("document of ", text_.size(), " bytes is not UTF-8 at byte ", *offset));
   }
   return std::move(text_);
 }

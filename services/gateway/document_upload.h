@@ -16,7 +16,8 @@ class DocumentUpload {
  public:
   // Takes the next message. Errors: InvalidArgument (order, sizes), ResourceExhausted (too large).
   absl::Status Take(const v1::AttachDocumentRequest& part);
-  // The whole text. Errors: InvalidArgument (nothing came, not as much as was announced, or not UTF-8).
+  // The whole text. Errors: InvalidArgument (nothing came, not as much as was announced, or not
+  // UTF-8).
   absl::StatusOr<std::string> Finish();
   const v1::AttachDocumentHeader& header() const { return header_; }
 

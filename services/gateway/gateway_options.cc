@@ -69,10 +69,11 @@ ParsedGatewayCommandLine ParseGatewayCommandLine(int argc, char** argv) {
     return {.options = std::nullopt, .exit_code = app.exit(error) == 0 ? kExitOk : kExitUsage};
   }
   if (!IsLocalAddress(options.listen) && !options.insecure_listen) {
-    std::fprintf(stderr,
-                 "tailor-gateway: --listen %s can be reached from other machines, in plain text and "
-                 "without keys; put a proxy with TLS in front, or say --insecure-listen\n",
-                 options.listen.c_str());
+    std::fprintf(
+        stderr,
+        "tailor-gateway: --listen %s can be reached from other machines, in plain text and "
+        "without keys; put a proxy with TLS in front, or say --insecure-listen\n",
+        options.listen.c_str());
     return {.options = std::nullopt, .exit_code = kExitUsage};
   }
   return {.options = options, .exit_code = kExitOk};

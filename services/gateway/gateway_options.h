@@ -7,13 +7,13 @@
 namespace tailor {
 
 struct GatewayOptions {
-  std::string model;                      // for its tokenizer and template only
+  std::string model;  // for its tokenizer and template only
   std::string listen = "127.0.0.1:8001";
-  bool insecure_listen = false;           // allows an address that others can reach, in plain text
-  std::string worker;                     // gRPC target
+  bool insecure_listen = false;  // allows an address that others can reach, in plain text
+  std::string worker;            // gRPC target
   std::string database = "sessions.db";
   bool durable_power = false;
-  int64_t context_tokens = 0;             // the worker's limit of a conversation; 0: the model's
+  int64_t context_tokens = 0;  // the worker's limit of a conversation; 0: the model's
   int default_max_tokens = 512;
   int resume_timeout_ms = 60000;
   std::string log_level = "info";

@@ -39,16 +39,15 @@ int Run(const GatewayOptions& options) {
   const int64_t model_tokens = (*model)->hyperparameters().context_tokens;
   const int64_t context_tokens =
       options.context_tokens > 0 ? std::min(options.context_tokens, model_tokens) : model_tokens;
-  ChatService service({.context_tokens = context_tokens,
-                       .default_max_tokens = options.default_max_tokens},
-                      {.sessions = sessions->get(),
-                       .decoder = &decoder,
-                       .tokenizer = tokenizer->get(),
-                       .chat = &*chat,
-                       .tenant = "default"});
-  const auto server = GrpcServer::Start({.address = options.listen,
-                                         .services = {&service},
-                                         .max_message_bytes = kMaxMessageBytes});
+  ChatService service(
+      {.context_tokens = context_tokens, .default_max_tokens = options.default_max_tokens},
+      {.sessions = sessions->get(),
+       .decoder = &decoder,
+       .tokenizer = tokenizer->get(),
+       .chat = &*chat,
+       .tenant = "default"});
+  const auto server = GrpcServer::Start(
+      {.address = options.listen, .services = {&service}, .max_message_bytes = kMaxMessageBytes});
   if (!server.ok()) {
     return Fail(server.status(),
                 absl::IsAlreadyExists(server.status()) ? kExitPortBusy : kExitUsage);

@@ -61,10 +61,12 @@ absl::StatusOr<Prompt> BuildPrompt(const SessionRecord& session,
                               .tokens = std::move(ids),
                               .token_count = count});
   }
-  SessionEntry user = {.role = EntryRole::kUser, .name = "", .text = message,
-                       .tokens = CloseAnswer(transcript, chat), .token_count = 0};
-  TS_ASSIGN_OR_RETURN(const std::vector<TokenId> ids,
-                      chat.UserTurn(UserText(transcript, message)));
+  SessionEntry user = {.role = EntryRole::kUser,
+                       .name = "",
+                       .text = message,
+                       .tokens = CloseAnswer(transcript, chat),
+                       .token_count = 0};
+  TS_ASSIGN_OR_RETURN(const std::vector<TokenId> ids, chat.UserTurn(UserText(transcript, message)));
   Append(ids, &user.tokens);
   user.token_count = static_cast<int64_t>(user.tokens.size());
   Append(user.tokens, &prompt.history);

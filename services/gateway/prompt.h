@@ -16,8 +16,8 @@ struct Prompt {
   std::vector<SessionEntry> entries;  // to append when the turn ends: (system,) user
 };
 
-// The ids of a transcript's next turn. Documents since the last answer are read with the message: they
-// stand before it in the user's turn. Errors: InvalidArgument (not UTF-8).
+// The ids of a transcript's next turn. Documents since the last answer are read with the message:
+// they stand before it in the user's turn. Errors: InvalidArgument (not UTF-8).
 absl::StatusOr<Prompt> BuildPrompt(const SessionRecord& session,
                                    const std::vector<SessionEntry>& transcript,
                                    const std::string& message, const ChatTemplate& chat);

@@ -31,7 +31,8 @@ constexpr char kSelectSessions[] =
     "SELECT id, title, system, attention, parent_id, created_unix_ms, updated_unix_ms,"
     " (SELECT COALESCE(SUM(LENGTH(tokens)), 0) / 4 FROM entries WHERE session_id = id),"
     " (SELECT COUNT(*) FROM entries WHERE session_id = id),"
-    " (SELECT COALESCE(SUM(token_count), 0) FROM entries WHERE session_id = id AND role = 4 AND ordinal >"
+    " (SELECT COALESCE(SUM(token_count), 0) FROM entries WHERE session_id = id AND role = 4 AND "
+    "ordinal >"
     "   (SELECT COALESCE(MAX(ordinal), -1) FROM entries WHERE session_id = id AND role <> 4))"
     " FROM sessions ";
 
@@ -57,8 +58,8 @@ SessionRecord ReadSession(const SqliteStatement& row) {
 }
 
 absl::Status ReadDocuments(sqlite3* database, SessionRecord* session) {
-  SqliteStatement rows(database,
-                       "SELECT name FROM entries WHERE session_id = ? AND role = ? ORDER BY ordinal");
+  SqliteStatement rows(
+      database, "SELECT name FROM entries WHERE session_id = ? AND role = ? ORDER BY ordinal");
   rows.Bind(session->id).Bind(static_cast<int64_t>(EntryRole::kDocument));
   while (rows.Next()) session->documents.push_back(rows.Text(0));
   return rows.status();
@@ -147,18 +148,17 @@ absl::StatusOr<std::unique_ptr<SessionDirectory>> SessionDirectory::Open(
   std::error_code ignored;
   if (path.has_parent_path()) std::filesystem::create_directories(path.parent_path(), ignored);
   sqlite3* database = nullptr;
-  const int code = sqlite3_open_v2(
-      path.c_str(), &database,
-      SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX, nullptr);
+  const int code =
+      sqlite3_open_v2(path.c_str(), &database,
+                      SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX, nullptr);
   std::unique_ptr<SessionDirectory> directory(new SessionDirectory(database));
   absl::Status opened = SqliteStatus(code, database, "open");
   if (opened.ok()) opened = directory->SetUp(durability);
   if (opened.ok()) return directory;
   const bool busy = (sqlite3_errcode(database) & 0xff) == SQLITE_BUSY;
-  return absl::Status(opened.code(),
-                      absl::StrCat("session database ", path.string(), ": ",
-                                   busy ? "another process has it open"
-                                        : std::string(opened.message())));
+  return absl::Status(opened.code(), absl::StrCat("session database ", path.string(), ": ",
+                                                  busy ? "another process has it open"
+                                                       : std::string(opened.message())));
 }
 
 SessionDirectory::~SessionDirectory() { sqlite3_close_v2(database_); }
@@ -185,22 +185,21 @@ absl::Status SessionDirectory::CreateOrCheckSchema() {
                       ReadInt(database_, "SELECT COUNT(*) FROM sqlite_master"));
   if (objects == 0) {
     for (const char* sql : kSchema) TS_RETURN_IF_ERROR(Execute(database_, sql));
-    TS_RETURN_IF_ERROR(Execute(
-        database_, absl::StrCat("PRAGMA application_id = ", kApplicationId).c_str()));
+    TS_RETURN_IF_ERROR(
+        Execute(database_, absl::StrCat("PRAGMA application_id = ", kApplicationId).c_str()));
     TS_RETURN_IF_ERROR(
         Execute(database_, absl::StrCat("PRAGMA user_version = ", kSchemaVersion).c_str()));
     return transaction.Commit();
   }
   TS_ASSIGN_OR_RETURN(const int64_t application, ReadInt(database_, "PRAGMA application_id"));
   if (application != kApplicationId) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("belongs to another program: application id ", application, ", ours is ",
-                     kApplicationId));
+    return absl::FailedPreconditionError(absl::StrCat("belongs to another program: application id ",
+                                                      application, ", ours is ", kApplicationId));
   }
   TS_ASSIGN_OR_RETURN(const int64_t version, ReadInt(database_, "PRAGMA user_version"));
   if (version != kSchemaVersion) {
-    return absl::FailedPreconditionError(absl::StrCat("schema is ", version,
-                                                      ", this gateway reads ", kSchemaVersion));
+    return absl::FailedPreconditionError(
+        absl::StrCat("schema is ", version, ", this gateway reads ", kSchemaVersion));
   }
   return transaction.Commit();
 }
@@ -225,13 +224,13 @@ absl::StatusOr<SessionRecord> SessionDirectory::Get(const std::string& id) {
 
 absl::StatusOr<std::vector<SessionRecord>> SessionDirectory::List(
     int32_t limit, const std::optional<SessionCursor>& after) {
-  const SessionCursor from =
-      after.value_or(SessionCursor{.created_unix_ms = std::numeric_limits<int64_t>::max(), .id = {}});
+  const SessionCursor from = after.value_or(
+      SessionCursor{.created_unix_ms = std::numeric_limits<int64_t>::max(), .id = {}});
   const std::lock_guard lock(mutex_);
-  SqliteStatement rows(database_,
-                       absl::StrCat(kSelectSessions,
-                                    "WHERE created_unix_ms < ?1 OR (created_unix_ms = ?1 AND id > ?2)"
-                                    " ORDER BY created_unix_ms DESC, id LIMIT ?3"));
+  SqliteStatement rows(
+      database_, absl::StrCat(kSelectSessions,
+                              "WHERE created_unix_ms < ?1 OR (created_unix_ms = ?1 AND id > ?2)"
+                              " ORDER BY created_unix_ms DESC, id LIMIT ?3"));
   rows.Bind(from.created_unix_ms).Bind(from.id).Bind(int64_t{limit});
   std::vector<SessionRecord> sessions;
   while (rows.Next()) sessions.push_back(ReadSession(rows));

@@ -1,5 +1,5 @@
-// The gateway's durable memory: sessions and their transcripts in SQLite (WAL). Each entry keeps the
-// exact token ids it added to the history, so a history is never tokenized twice.
+// The gateway's durable memory: sessions and their transcripts in SQLite (WAL). Each entry keeps
+// the exact token ids it added to the history, so a history is never tokenized twice.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,7 @@ enum class EntryRole : int { kSystem = 1, kUser = 2, kAssistant = 3, kDocument =
 // One message of a transcript, in order.
 struct SessionEntry {
   EntryRole role = EntryRole::kUser;
-  std::string name;             // of a document
+  std::string name;  // of a document
   std::string text;
   std::vector<TokenId> tokens;  // what it added to the history; a document's come with the message
                                 // that reads it
@@ -51,24 +51,26 @@ enum class Durability {
   kPower,    // also a power cut: every commit waits for the disk
 };
 
-// Where a page of a list ends. Neither part ever changes for a session, so that every session that was
-// there all the time is listed exactly once, whatever happens between two pages.
+// Where a page of a list ends. Neither part ever changes for a session, so that every session that
+// was there all the time is listed exactly once, whatever happens between two pages.
 struct SessionCursor {
   int64_t created_unix_ms = 0;
   std::string id;
 };
 
-// Thread-safe. Every write is one transaction: after an error nothing of it is there. One process at a
-// time has the file: two gateways would each continue a session from what it was before the other's turn.
+// Thread-safe. Every write is one transaction: after an error nothing of it is there. One process
+// at a time has the file: two gateways would each continue a session from what it was before the
+// other's turn.
 class SessionDirectory {
  public:
-  // Errors name the file: FailedPrecondition (of another program, or another schema version), DataLoss
-  // (not a database, or damaged), Unavailable (cannot be opened, or another process has it).
+  // Errors name the file: FailedPrecondition (of another program, or another schema version),
+  // DataLoss (not a database, or damaged), Unavailable (cannot be opened, or another process has
+  // it).
   static absl::StatusOr<std::unique_ptr<SessionDirectory>> Open(const std::filesystem::path& path,
                                                                 Durability durability);
   ~SessionDirectory();
 
-  absl::Status Create(const SessionRecord& session);        // AlreadyExists
+  absl::Status Create(const SessionRecord& session);         // AlreadyExists
   absl::StatusOr<SessionRecord> Get(const std::string& id);  // NotFound
   // The newest first, from behind `after`.
   absl::StatusOr<std::vector<SessionRecord>> List(int32_t limit,

@@ -20,17 +20,21 @@ inline absl::Status SqliteStatus(int code, sqlite3* database, std::string_view w
       absl::StrCat(std::string(what), ": ", std::string(sqlite3_errmsg(database)));
   switch (code & 0xff) {
     case SQLITE_CORRUPT:
-    case SQLITE_NOTADB: return absl::DataLossError(message);
-    case SQLITE_FULL: return absl::ResourceExhaustedError(message);
+    case SQLITE_NOTADB:
+      return absl::DataLossError(message);
+    case SQLITE_FULL:
+      return absl::ResourceExhaustedError(message);
     case SQLITE_BUSY:
     case SQLITE_LOCKED:
-    case SQLITE_CANTOPEN: return absl::UnavailableError(message);
+    case SQLITE_CANTOPEN:
+      return absl::UnavailableError(message);
     case SQLITE_CONSTRAINT:
       if (sqlite3_extended_errcode(database) == SQLITE_CONSTRAINT_PRIMARYKEY) {
         return absl::AlreadyExistsError(message);
       }
       return absl::InternalError(message);
-    default: return absl::InternalError(message);
+    default:
+      return absl::InternalError(message);
   }
 }
 

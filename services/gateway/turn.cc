@@ -30,8 +30,8 @@ absl::Status CheckRequest(const v1::ChatRequest& request) {
   }
   for (const std::string& stop : request.stop()) {
     if (stop.empty() || stop.size() > kMaxStopBytes) {
-      return absl::InvalidArgumentError(absl::StrCat("a stop string has ", stop.size(),
-                                                     " bytes, limit 1..", kMaxStopBytes));
+      return absl::InvalidArgumentError(
+          absl::StrCat("a stop string has ", stop.size(), " bytes, limit 1..", kMaxStopBytes));
     }
   }
   return absl::OkStatus();
@@ -42,12 +42,10 @@ absl::StatusOr<int32_t> AnswerRoom(const v1::ChatRequest& request, const TurnOpt
                                    int64_t history_tokens) {
   const int64_t room = options.context_tokens - history_tokens;
   if (room < 1 || room < request.max_tokens()) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("conversation has ", history_tokens, " tokens with this message, the model reads ",
-                     options.context_tokens, ": ", std::max<int64_t>(room, 0),
-                     " are left for the answer",
-                     request.max_tokens() > 0 ? absl::StrCat(", ", request.max_tokens(), " asked")
-                                              : ""));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "conversation has ", history_tokens, " tokens with this message, the model reads ",
+        options.context_tokens, ": ", std::max<int64_t>(room, 0), " are left for the answer",
+        request.max_tokens() > 0 ? absl::StrCat(", ", request.max_tokens(), " asked") : ""));
   }
   if (request.max_tokens() > 0) return request.max_tokens();
   return static_cast<int32_t>(std::min<int64_t>(room, options.default_max_tokens));
@@ -56,9 +54,12 @@ absl::StatusOr<int32_t> AnswerRoom(const v1::ChatRequest& request, const TurnOpt
 v1::AttentionMode Attention(const v1::ChatRequest& request, const SessionRecord& session) {
   if (request.attention() != v1::ATTENTION_MODE_UNSPECIFIED) return request.attention();
   switch (session.attention) {
-    case SessionAttention::kHybrid: return v1::ATTENTION_MODE_HYBRID;
-    case SessionAttention::kFull: return v1::ATTENTION_MODE_FULL;
-    case SessionAttention::kDefault: break;
+    case SessionAttention::kHybrid:
+      return v1::ATTENTION_MODE_HYBRID;
+    case SessionAttention::kFull:
+      return v1::ATTENTION_MODE_FULL;
+    case SessionAttention::kDefault:
+      break;
   }
   return v1::ATTENTION_MODE_UNSPECIFIED;
 }
@@ -139,9 +140,8 @@ absl::StatusOr<v1::ChatFinished> RunTurn(const v1::ChatRequest& request, const T
   TS_ASSIGN_OR_RETURN(const auto transcript, parts.sessions->Entries(session.id));
   TS_ASSIGN_OR_RETURN(Prompt prompt,
                       BuildPrompt(session, transcript, request.message(), *parts.chat));
-  TS_ASSIGN_OR_RETURN(
-      const int32_t max_tokens,
-      AnswerRoom(request, options, static_cast<int64_t>(prompt.history.size())));
+  TS_ASSIGN_OR_RETURN(const int32_t max_tokens,
+                      AnswerRoom(request, options, static_cast<int64_t>(prompt.history.size())));
 
   Answer answer(request, parts, listener);
   TS_ASSIGN_OR_RETURN(
@@ -160,8 +160,7 @@ absl::StatusOr<v1::ChatFinished> RunTurn(const v1::ChatRequest& request, const T
   // A turn that was cancelled before its first token has said nothing: it leaves no trace.
   result.set_session_tokens(session.tokens);
   if (answer.tokens().empty()) return result;
-  result.set_session_tokens(
-      static_cast<int64_t>(prompt.history.size() + answer.tokens().size()));
+  result.set_session_tokens(static_cast<int64_t>(prompt.history.size() + answer.tokens().size()));
   prompt.entries.push_back({.role = EntryRole::kAssistant,
                             .name = "",
                             .text = answer.text(),

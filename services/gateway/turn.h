@@ -33,10 +33,10 @@ struct TurnListener {
   std::function<bool()> is_there;  // asked while there is nothing to write
 };
 
-// Runs the turn and leaves its transcript durable before it returns. A cancelled turn (also one whose
-// client went away) keeps its text so far. After an error the session is as it was.
-// Errors: NotFound, InvalidArgument (text, limits), ResourceExhausted (too long: the message says by
-// how much), and the worker's.
+// Runs the turn and leaves its transcript durable before it returns. A cancelled turn (also one
+// whose client went away) keeps its text so far. After an error the session is as it was. Errors:
+// NotFound, InvalidArgument (text, limits), ResourceExhausted (too long: the message says by how
+// much), and the worker's.
 absl::StatusOr<v1::ChatFinished> RunTurn(const v1::ChatRequest& request, const TurnOptions& options,
                                          const TurnParts& parts, const TurnListener& listener);
 

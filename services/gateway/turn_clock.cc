@@ -33,8 +33,8 @@ void TurnClock::WriteTo(v1::TurnReport* report) const {
   report->set_time_to_first_token_ms(tokens_ > 0 ? MillisBetween(submitted_, first_token_) : 0);
   const double decode_ms = tokens_ > 1 ? MillisBetween(first_token_, last_token_) : 0;
   report->set_decode_ms(decode_ms);
-  report->set_tokens_per_second(
-      decode_ms > 0 ? static_cast<double>(tokens_ - 1) * 1000 / decode_ms : 0);
+  report->set_tokens_per_second(decode_ms > 0 ? static_cast<double>(tokens_ - 1) * 1000 / decode_ms
+                                              : 0);
 }
 
 }  // namespace tailor

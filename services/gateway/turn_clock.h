@@ -1,5 +1,5 @@
-// What the gateway itself sees of a turn's times: all there is to report when a worker died with its
-// own figures. Times are passed in, so that tests need not wait.
+// What the gateway itself sees of a turn's times: all there is to report when a worker died with
+// its own figures. Times are passed in, so that tests need not wait.
 #pragma once
 
 #include <chrono>

@@ -6,8 +6,8 @@ namespace tailor {
 namespace {
 
 TEST(LocalAddressTest, LoopbackAndUnixSocketsStayOnThisMachine) {
-  for (const char* address : {"unix:/run/a.sock", "127.0.0.1:1", "127.1.2.3:80", "localhost:80",
-                              "[::1]:8001"}) {
+  for (const char* address :
+       {"unix:/run/a.sock", "127.0.0.1:1", "127.1.2.3:80", "localhost:80", "[::1]:8001"}) {
     EXPECT_TRUE(IsLocalAddress(address)) << address;
   }
 }

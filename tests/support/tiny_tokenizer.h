@@ -1,5 +1,5 @@
-// A ChatML vocabulary small enough to read ids by eye: ids 0 to 255 are the bytes, then a few merges, then
-// control tokens.
+// A ChatML vocabulary small enough to read ids by eye: ids 0 to 255 are the bytes, then a few
+// merges, then control tokens.
 #pragma once
 
 #include <memory>

@@ -25,8 +25,8 @@ void ChatFixture::Restart() {
   auto sessions = SessionDirectory::Open(dir_ / "sessions.db", Durability::kProcess);
   ASSERT_TRUE(sessions.ok()) << sessions.status();
   sessions_ = *std::move(sessions);
-  client_ = std::make_unique<DecoderClient>(DecoderClientOptions{
-      .address = decoder_.address(), .resume_timeout_ms = resume_timeout_ms_});
+  client_ = std::make_unique<DecoderClient>(
+      DecoderClientOptions{.address = decoder_.address(), .resume_timeout_ms = resume_timeout_ms_});
   service_ = std::make_unique<ChatService>(
       TurnOptions{.context_tokens = kContextTokens, .default_max_tokens = 50},
       TurnParts{.sessions = sessions_.get(),

@@ -24,21 +24,20 @@ class DecoderClientTest : public ::testing::Test {
  protected:
   absl::StatusOr<v1::GenerateFinished> Generate(const v1::GenerateRequest& request,
                                                 int64_t resume_timeout_ms = 60000) {
-    DecoderClient client(
-        {.address = decoder_.address(), .resume_timeout_ms = resume_timeout_ms});
-    return client.Generate(
-        request, {.on_progress =
-                      [this](const v1::TurnProgress& progress) {
-                        phases_.push_back(progress.phase());
-                        return on_progress_;
-                      },
-                  .on_token =
-                      [this](TokenId token) {
-                        tokens_.push_back(token);
-                        return tokens_.size() == stop_after_ ? TurnControl::kStop
-                                                             : TurnControl::kContinue;
-                      },
-                  .on_wait = [this] { return on_wait_; }});
+    DecoderClient client({.address = decoder_.address(), .resume_timeout_ms = resume_timeout_ms});
+    return client.Generate(request, {.on_progress =
+                                         [this](const v1::TurnProgress& progress) {
+                                           phases_.push_back(progress.phase());
+                                           return on_progress_;
+                                         },
+                                     .on_token =
+                                         [this](TokenId token) {
+                                           tokens_.push_back(token);
+                                           return tokens_.size() == stop_after_
+                                                      ? TurnControl::kStop
+                                                      : TurnControl::kContinue;
+                                         },
+                                     .on_wait = [this] { return on_wait_; }});
   }
 
   static v1::GenerateRequest Request() {
@@ -120,20 +119,20 @@ TEST_F(DecoderClientTest, AWorkerThatIsKilledAndStartedAgainIsFound) {
   DecoderClient client({.address = worker.address()});
   std::thread restart;
   std::vector<TokenId> tokens;
-  const auto finished = client.Generate(
-      Request(), {.on_progress = [](const auto&) { return TurnControl::kContinue; },
-                  .on_token =
-                      [&](TokenId token) {
-                        tokens.push_back(token);
-                        if (token == 1) {
-                          restart = std::thread([&] {
-                            worker.Stop();
-                            worker.Start();
-                          });
-                        }
-                        return TurnControl::kContinue;
-                      },
-                  .on_wait = [] { return TurnControl::kContinue; }});
+  const auto finished =
+      client.Generate(Request(), {.on_progress = [](const auto&) { return TurnControl::kContinue; },
+                                  .on_token =
+                                      [&](TokenId token) {
+                                        tokens.push_back(token);
+                                        if (token == 1) {
+                                          restart = std::thread([&] {
+                                            worker.Stop();
+                                            worker.Start();
+                                          });
+                                        }
+                                        return TurnControl::kContinue;
+                                      },
+                                  .on_wait = [] { return TurnControl::kContinue; }});
   restart.join();
   EXPECT_TRUE(finished.ok()) << finished.status();
   EXPECT_THAT(tokens, ElementsAre(1, 2));
@@ -175,8 +174,8 @@ TEST_F(DecoderClientTest, AWorkerThatDoesNotComeBackIsGivenUp) {
   EXPECT_THAT(decoder_.requests(), SizeIs(1)) << "a time of 0 allows no second attempt";
 }
 
-// The time to come back counts from the death, not from the turn's begin: the second attempt here gets
-// its chance although the first took longer than the whole time.
+// The time to come back counts from the death, not from the turn's begin: the second attempt here
+// gets its chance although the first took longer than the whole time.
 TEST_F(DecoderClientTest, ALongTurnWaitsAsLongForItsWorkerAsAShortOne) {
   constexpr int64_t kResumeMs = 300;
   const auto begin = std::chrono::steady_clock::now();

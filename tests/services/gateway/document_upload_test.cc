@@ -35,7 +35,8 @@ void ExpectInvalid(const absl::StatusOr<std::string>& got, const std::string& me
 }
 
 TEST(DocumentUploadTest, ChunksBecomeOneTextInOrder) {
-  const auto text = Upload({Header("a.txt", 9), Chunk("one "), Chunk(""), Chunk("two"), Chunk("!!")});
+  const auto text =
+      Upload({Header("a.txt", 9), Chunk("one "), Chunk(""), Chunk("two"), Chunk("!!")});
   ASSERT_TRUE(text.ok()) << text.status();
   EXPECT_EQ(*text, "one two!!");
 }
@@ -51,7 +52,9 @@ TEST(DocumentUploadTest, AChunkMaySplitACharacter) {
 }
 
 TEST(DocumentUploadTest, TextThatIsNotUtf8IsRefusedWithItsByte) {
-  ExpectInvalid(Upload({Header("a"), Chunk("abc"), Chunk("d\xff" "e")}),
+  ExpectInvalid(Upload({Header("a"), Chunk("abc"),
+                        Chunk("d\xff"
+                              "e")}),
                 "document of 6 bytes is not UTF-8 at byte 4");
   ExpectInvalid(Upload({Header("a"), Chunk("ab\xc3")}),
                 "document of 3 bytes is not UTF-8 at byte 2");
@@ -66,7 +69,8 @@ TEST(DocumentUploadTest, TheHeaderComesFirstAndOnce) {
 
 TEST(DocumentUploadTest, NamesAreNeitherEmptyNorLong) {
   ExpectInvalid(Upload({Header("")}), "document name has 0 bytes, limit 1..256");
-  ExpectInvalid(Upload({Header(std::string(257, 'n'))}), "document name has 257 bytes, limit 1..256");
+  ExpectInvalid(Upload({Header(std::string(257, 'n'))}),
+                "document name has 257 bytes, limit 1..256");
   EXPECT_TRUE(Upload({Header(std::string(256, 'n')), Chunk("x")}).ok());
 }
 

@@ -24,7 +24,10 @@ class FakeDecoder final : public v1::DecoderService::Service {
    public:
     Turn(FakeDecoder* decoder, grpc::ServerContext* context, const v1::GenerateRequest* request,
          grpc::ServerWriter<v1::GenerateEvent>* writer)
-        : decoder_(*decoder), context_(*context), request_(*request), writer_(*writer),
+        : decoder_(*decoder),
+          context_(*context),
+          request_(*request),
+          writer_(*writer),
           position_(request->history_size()) {}
     const v1::GenerateRequest& request() const { return request_; }
     void Progress(v1::TurnPhase phase);
@@ -58,9 +61,9 @@ class FakeDecoder final : public v1::DecoderService::Service {
   void SetOnFork(std::function<void()> on_fork);
 
   std::vector<v1::GenerateRequest> requests();
-  std::vector<std::string> forks();    // "parent>child"
+  std::vector<std::string> forks();  // "parent>child"
   std::vector<std::string> removed();
-  bool AwaitRequests(size_t count);    // within 20 s
+  bool AwaitRequests(size_t count);  // within 20 s
 
   grpc::Status Generate(grpc::ServerContext* context, const v1::GenerateRequest* request,
                         grpc::ServerWriter<v1::GenerateEvent>* writer) override;

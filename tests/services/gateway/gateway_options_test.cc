@@ -61,10 +61,10 @@ TEST_F(GatewayOptionsTest, AnAddressOthersReachNeedsTheFlagThatSaysSo) {
 
 TEST_F(GatewayOptionsTest, BadValuesAreUsageErrorsThatNameTheFlag) {
   const std::vector<std::pair<std::string, std::string>> bad = {
-      {"--default-max-tokens", "0"},     {"--default-max-tokens", "1048577"},
-      {"--default-max-tokens", "many"},  {"--resume-timeout-ms", "-1"},
+      {"--default-max-tokens", "0"},      {"--default-max-tokens", "1048577"},
+      {"--default-max-tokens", "many"},   {"--resume-timeout-ms", "-1"},
       {"--resume-timeout-ms", "3600001"}, {"--context-tokens", "0"},
-      {"--context-tokens", "1e3"},       {"--log-level", "loud"}};
+      {"--context-tokens", "1e3"},        {"--log-level", "loud"}};
   for (const auto& [flag, value] : bad) {
     const auto refused = ParseMore({flag, value});
     EXPECT_FALSE(refused.options.has_value()) << flag << " " << value;

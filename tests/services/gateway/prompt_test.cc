@@ -137,9 +137,10 @@ TEST_F(PromptTest, DocumentsSinceTheLastAnswerStandBeforeTheMessageAndAreReadOnc
   Attach("a.txt", "a text");
   Attach("b.txt", "b text");
   const std::string second = Readable(Build("and these?").history);
-  EXPECT_EQ(second, first + "he<|im_end|>\n<|im_start|>user\nDocument: a.txt\n\na text\n\n"
-                            "Document: b.txt\n\nb text\n\nand these?<|im_end|>\n"
-                            "<|im_start|>assistant\n");
+  EXPECT_EQ(second, first +
+                        "he<|im_end|>\n<|im_start|>user\nDocument: a.txt\n\na text\n\n"
+                        "Document: b.txt\n\nb text\n\nand these?<|im_end|>\n"
+                        "<|im_start|>assistant\n");
 }
 
 TEST_F(PromptTest, NoTextBecomesAControlToken) {

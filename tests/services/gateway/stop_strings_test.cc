@@ -35,7 +35,8 @@ TEST(StopStringsTest, TheLongestPossibleBeginningIsHeldBackAndNoMore) {
 }
 
 TEST(StopStringsTest, WhatWasHeldBackIsShownOnceWhenItIsNoStop) {
-  EXPECT_THAT(Shown({"\n\nUser:"}, {"yes\n", "\nUs", "ed"}), ElementsAre("yes", "", "\n\nUsed", ""));
+  EXPECT_THAT(Shown({"\n\nUser:"}, {"yes\n", "\nUs", "ed"}),
+              ElementsAre("yes", "", "\n\nUsed", ""));
   EXPECT_THAT(Shown({"STOP"}, {"ST"}), ElementsAre("", "ST"));
 }
 
