@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <optional>
 
 #include "absl/strings/numbers.h"
@@ -21,6 +22,10 @@ constexpr size_t kMaxIdBytes = 64, kMaxTitleBytes = 256, kMaxSystemBytes = 64 <<
 // What a document must leave of the model's context, or no message could follow it: the template's
 // own tokens, a question and a short answer.
 constexpr int64_t kLeastRoomTokens = 64;
+
+// How long a call waits for a turn whose client has gone: the worker ends it between two units of
+// work.
+constexpr std::chrono::seconds kEndingPatience{10};
 
 // 128 random bits: ids of others cannot be guessed.
 std::string RandomId() {
@@ -110,12 +115,22 @@ absl::StatusOr<std::optional<SessionCursor>> ParsePageToken(const std::string& t
 BusySessions::Hold::~Hold() {
   if (owner_ == nullptr) return;
   const std::lock_guard lock(owner_->mutex_);
-  owner_->ids_.erase(id_);
+  owner_->held_.erase(id_);
+  owner_->released_.notify_all();
+}
+
+void BusySessions::Hold::SetEnding() {
+  const std::lock_guard lock(owner_->mutex_);
+  owner_->held_[id_] = State::kEnding;
 }
 
 absl::StatusOr<BusySessions::Hold> BusySessions::Take(const std::string& id) {
-  const std::lock_guard lock(mutex_);
-  if (!ids_.insert(id).second) {
+  std::unique_lock lock(mutex_);
+  released_.wait_for(lock, kEndingPatience, [&] {
+    const auto it = held_.find(id);
+    return it == held_.end() || it->second == State::kHeld;
+  });
+  if (!held_.emplace(id, State::kHeld).second) {
     return absl::FailedPreconditionError(
         absl::StrCat("session ", id, " already runs a turn, or is being changed"));
   }
@@ -185,9 +200,14 @@ grpc::Status ChatService::AttachDocument(grpc::ServerContext*,
 
 grpc::Status ChatService::Chat(grpc::ServerContext* context, const v1::ChatRequest* request,
                                grpc::ServerWriter<v1::ChatEvent>* writer) {
-  const auto hold = busy_.Take(request->session_id());
+  auto hold = busy_.Take(request->session_id());
   if (!hold.ok()) return ToGrpc(hold.status());
-  const auto is_there = [&] { return !context->IsCancelled(); };
+  const auto is_there = [&] {
+    if (!context->IsCancelled()) return true;
+    hold->SetEnding();  // the client may be back with its next message before the worker has
+                        // stopped
+    return false;
+  };
   const auto write = [&](const v1::ChatEvent& event) { return is_there() && writer->Write(event); };
   const auto finished = RunTurn(*request, options_, parts_, {.write = write, .is_there = is_there});
   if (!finished.ok()) return ToGrpc(finished.status());

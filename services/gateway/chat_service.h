@@ -1,8 +1,9 @@
 // ChatService: parse, call, translate. Sessions, documents and turns live in their own files.
 #pragma once
 
+#include <condition_variable>
+#include <map>
 #include <mutex>
-#include <set>
 #include <string>
 
 #include "services/gateway/turn.h"
@@ -10,7 +11,7 @@
 
 namespace tailor {
 
-// Sessions that run a turn, or are being changed: one at a time each.
+// Sessions that run a turn, or are being changed: one at a time each. Thread-safe.
 class BusySessions {
  public:
   // Holds a session until destroyed.
@@ -21,17 +22,21 @@ class BusySessions {
         : owner_(std::exchange(other.owner_, nullptr)), id_(std::move(other.id_)) {}
     Hold& operator=(Hold&&) = delete;
     ~Hold();
+    // Says that it will soon go: others wait for it instead of being refused.
+    void SetEnding();
 
    private:
     BusySessions* owner_;
     std::string id_;
   };
-  // Errors: FailedPrecondition "session ... already runs a turn".
+  // Waits for a hold that is ending. Errors: FailedPrecondition "session ... already runs a turn".
   absl::StatusOr<Hold> Take(const std::string& id);
 
  private:
+  enum class State { kHeld, kEnding };
   std::mutex mutex_;
-  std::set<std::string> ids_;  // guarded by mutex_
+  std::condition_variable released_;
+  std::map<std::string, State> held_;  // guarded by mutex_
 };
 
 class ChatService final : public v1::ChatService::Service {

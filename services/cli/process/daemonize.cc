@@ -62,6 +62,7 @@ DetachedStart DetachedStart::Fork() {
 
 void DetachedStart::Report(int exit_code, const std::string& log_path) {
   std::fflush(nullptr);
+  if (!pipe_) return;  // the parent was told, and has gone
   if (exit_code == 0) {
     const UniqueFd null(open("/dev/null", O_RDWR | O_CLOEXEC));
     const UniqueFd log(open(log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));

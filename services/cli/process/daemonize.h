@@ -15,7 +15,7 @@ class DetachedStart {
   static DetachedStart Fork();
 
   // Ends the parent with `exit_code`. On 0 the daemon's standard streams go to `log_path` from here
-  // on.
+  // on. Only the first call counts.
   void Report(int exit_code, const std::string& log_path);
 
  private:

@@ -28,16 +28,6 @@ class TurnTest : public ChatFixture {
     request.set_message(message);
     return request;
   }
-
-  // Until the session can run a turn again.
-  ChatResult ChatWhenFree(const std::string& message) {
-    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-    while (true) {
-      const ChatResult result = Chat("s", message);
-      const bool busy = result.status.error_code() == StatusCode::FAILED_PRECONDITION;
-      if (!busy || std::chrono::steady_clock::now() > end) return result;
-    }
-  }
 };
 
 TEST_F(TurnTest, AnAnswerIsStreamedAndStoredAsItWasStreamed) {
@@ -192,11 +182,15 @@ TEST_F(TurnTest, ASecondTurnOfABusySessionIsRefusedAndOthersAreNot) {
   EXPECT_THAT(Transcript("s"), ElementsAre("SYSTEM: ", "USER: first", "ASSISTANT: a"));
 }
 
-TEST_F(TurnTest, AClientThatLeavesMidStreamKeepsWhatWasSaidAndFreesTheSession) {
+// As after Ctrl-C: the next message must not be refused because the worker is not done stopping.
+TEST_F(TurnTest, AClientThatLeavesMidStreamKeepsWhatWasSaidAndItsNextTurnWaitsForTheEnd) {
   auto ended = Turn::EndedBy::kNobody;
+  std::promise<void> asked_to_end, end_now;
   decoder_.Next([&](Turn& turn) {
     turn.Tokens(ByteIds("so far"));
     ended = turn.AwaitEnd();  // nothing more is written: the gateway must look by itself
+    asked_to_end.set_value();
+    end_now.get_future().wait();
     return turn.Finished(v1::FINISH_REASON_CANCELLED);
   });
   {
@@ -209,7 +203,12 @@ TEST_F(TurnTest, AClientThatLeavesMidStreamKeepsWhatWasSaidAndFreesTheSession) {
     EXPECT_EQ(reader->Finish().error_code(), StatusCode::CANCELLED);
   }
   NextAnswer("again");
-  const ChatResult next = ChatWhenFree("second");
+  asked_to_end.get_future().wait();
+  auto second = std::async(std::launch::async, [&] { return Chat("s", "second"); });
+  EXPECT_EQ(second.wait_for(std::chrono::milliseconds(50)), std::future_status::timeout)
+      << "it did not wait";
+  end_now.set_value();
+  const ChatResult next = second.get();
   EXPECT_TRUE(next.status.ok()) << next.status.error_message();
   EXPECT_EQ(ended, Turn::EndedBy::kCancelCall)
       << "the worker's turn had ended before the next began";
