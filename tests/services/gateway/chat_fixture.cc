@@ -1,10 +1,14 @@
 #include "tests/services/gateway/chat_fixture.h"
 
+#include <grpc/grpc.h>
 #include <grpcpp/generic/generic_stub.h>
 
 namespace tailor {
 
 ChatFixture::ChatFixture() {
+  // Never shut down: when the last object goes after a large message, gRPC 1.51 waits 10 s for a poller.
+  static const bool kKeepsRunning = (grpc_init(), true);
+  (void)kKeepsRunning;
   std::string pattern = ::testing::TempDir() + "gateway_XXXXXX";
   dir_ = mkdtemp(pattern.data());
   Restart();
