@@ -23,8 +23,9 @@ absl::Status BeginTurn(const LlamaModel& model, SequenceCache* cache, Turn& turn
   turn.report.reused_tokens = cache->tokens();
   turn.report.prefilled_tokens = static_cast<int64_t>(history.size()) - cache->tokens();
   TS_RETURN_IF_ERROR(cache->Reserve(TurnTokens(turn.request)));
-  turn.sampler.emplace(turn.request.sampling, history);
   const int64_t prefill_end = static_cast<int64_t>(history.size()) - turn.request.resumed_tokens;
+  turn.sampler.emplace(turn.request.sampling, std::span(history).first(prefill_end),
+                       std::span(history).subspan(prefill_end));
   if (cache->tokens() >= prefill_end) {
     turn.newest = history[cache->tokens()];
     turn.stage = TurnStage::kDecoding;

@@ -244,7 +244,15 @@ TEST_F(EngineTest, AReattachedSequenceContinuesExactlyLikeOneThatNeverLeft) {
 // empty one.
 TEST_F(EngineTest, AResumedTurnGoesOnBitForBitLikeOneThatNeverBrokeOff) {
   const auto prompt = RandomIds(600, 5);
-  const Outcome whole = Run(*MakeEngine(), Request("whole", prompt, 60));
+  SamplingParams sampling;  // draws and counts must survive as well
+  sampling.temperature = 1.0f;
+  sampling.seed = 3;
+  sampling.repetition_penalty = 1.3f;
+  sampling.presence_penalty = 0.5f;
+  sampling.frequency_penalty = 0.5f;
+  TurnRequest unbroken = Request("whole", prompt, 60);
+  unbroken.sampling = sampling;
+  const Outcome whole = Run(*MakeEngine(), unbroken);
   ASSERT_EQ(whole.tokens.size(), 60u);
   // At 40 the store has sealed a page that the resumed history does not yet leave behind.
   for (const int seen : {0, 1, 7, 40}) {
@@ -254,9 +262,12 @@ TEST_F(EngineTest, AResumedTurnGoesOnBitForBitLikeOneThatNeverBrokeOff) {
         SCOPED_TRACE(absl::StrCat(seen, " seen, selector ", static_cast<int>(selector),
                                   store_died ? ", store died" : ""));
         store_ = MakeStore(int64_t{96} << 20);
-        (void)Run(*MakeEngine(), Request("struck", prompt, seen + 1));
+        TurnRequest struck = Request("struck", prompt, seen + 1);
+        struck.sampling = sampling;
+        (void)Run(*MakeEngine(), struck);
         if (store_died) store_ = MakeStore(int64_t{96} << 20);
         TurnRequest rest = Request("struck", Concat(prompt, answer), 60 - seen);
+        rest.sampling = sampling;
         rest.resumed_tokens = seen;
         const Outcome resumed = Run(*MakeEngine({.selector = selector}), rest);
         ASSERT_TRUE(resumed.result.ok()) << resumed.result.status();

@@ -31,8 +31,10 @@ double CounterUniform(uint64_t seed, uint64_t position) {
   return static_cast<double>(SplitMix64(SplitMix64(seed) ^ position) >> 11) * 0x1p-53;
 }
 
-Sampler::Sampler(const SamplingParams& params, std::span<const TokenId> context)
+Sampler::Sampler(const SamplingParams& params, std::span<const TokenId> context,
+                 std::span<const TokenId> resumed)
     : params_(params) {
+  for (const TokenId token : resumed) ++generated_[token];
   if (params_.repetition_penalty != 1.0f) {
     for (const TokenId token : context) ++context_[token];
   }

@@ -23,8 +23,9 @@ struct Sample {
 class Sampler {
  public:
   // `params` are valid. `context` are the ids before the turn's first generated token: they count
-  // for the repetition penalty.
-  Sampler(const SamplingParams& params, std::span<const TokenId> context);
+  // for the repetition penalty. `resumed` are those it generated before it broke off.
+  Sampler(const SamplingParams& params, std::span<const TokenId> context,
+          std::span<const TokenId> resumed = {});
 
   // logits: [vocab], finite. Ties go to the lower id. Not const: keeps scratch and counts.
   Sample Next(std::span<const float> logits, int64_t position);

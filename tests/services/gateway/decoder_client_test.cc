@@ -92,8 +92,10 @@ TEST_F(DecoderClientTest, AStreamThatDiesAfterSomeTokensGoesOnBehindThem) {
   const auto requests = decoder_.requests();
   ASSERT_THAT(requests, SizeIs(3));
   EXPECT_THAT(requests[1].history(), ElementsAre(100, 101, 102, 1, 2, 3));
+  EXPECT_EQ(requests[1].resumed_tokens(), 3);
   EXPECT_EQ(requests[1].max_new_tokens(), 7);
   EXPECT_THAT(requests[2].history(), ElementsAre(100, 101, 102, 1, 2, 3, 4));
+  EXPECT_EQ(requests[2].resumed_tokens(), 4);
   EXPECT_EQ(requests[2].max_new_tokens(), 6);
   EXPECT_EQ(requests[2].sequence().name(), "s");
   EXPECT_EQ(finished->reason(), v1::FINISH_REASON_LENGTH);
