@@ -417,6 +417,8 @@ absl::StatusOr<std::vector<PageId>> PageStore::ReservePages(LeaseId lease, Seque
                                                      pool.pages.pages(), " of the pool"));
   }
   TS_ASSIGN_OR_RETURN(std::vector<PageId> pages, TakePages(pool, count));
+  // A selection that was posted ahead may be reading the list.
+  const std::unique_lock pages_lock(sequence->pages_lock);
   for (const PageId page : pages) {
     PageHeader* header = pool.view.Header(page);
     header->state = PageState::kOpen;
