@@ -473,7 +473,8 @@ absl::Status PageStore::VerifyPages(LeaseId lease, SequenceHandle handle, int64_
     pages_lock.unlock();  // mutex_ comes first
     lock.lock();
     ++counters_.checksum_failures;
-    sequence->pool->prefixes.Forget(bad);  // nobody new shares it
+    // Nobody new shares it. Closed in between, the sequence no longer keeps its pool alive.
+    if (sequences_.contains(handle.id)) sequence->pool->prefixes.Forget(bad);
     return verified;
   }
   return absl::OkStatus();
