@@ -374,6 +374,9 @@ absl::StatusOr<StoreGrant> PageStore::ForkSequence(LeaseId lease, SequenceHandle
   TS_RETURN_IF_ERROR(CheckKey(child_key));
   const std::lock_guard lock(mutex_);
   TS_ASSIGN_OR_RETURN(const SequencePtr parent, Find(lease, parent_handle));
+  if (parent->key.tenant != child_key.tenant) {
+    return absl::PermissionDeniedError("parent and child are of different tenants");
+  }
   Pool& pool = *parent->pool;
   if (by_key_.contains({pool.id, child_key})) {
     return absl::AlreadyExistsError(absl::StrCat("sequence ", child_key.name, " exists"));

@@ -90,7 +90,8 @@ class KvClient {
   // Errors: AlreadyExists when another live lease has it.
   virtual absl::StatusOr<SequenceGrant> OpenSequence(const SequenceKey& key,
                                                      std::span<const TokenId> history) = 0;
-  // A new sequence equal to `parent`: shares sealed pages, copies open ones.
+  // A new sequence equal to `parent`: shares sealed pages, copies open ones. Errors: AlreadyExists;
+  // PermissionDenied into another tenant; ResourceExhausted when no page is left for a copy.
   virtual absl::StatusOr<SequenceGrant> ForkSequence(SequenceHandle parent,
                                                      const SequenceKey& child) = 0;
   // Appends `count` open pages. Evicts detached sequences, oldest first, if need be.
