@@ -437,13 +437,13 @@ absl::Status PageStore::SealPages(LeaseId lease, SequenceHandle handle, int64_t 
   const std::lock_guard lock(mutex_);
   TS_ASSIGN_OR_RETURN(const SequencePtr sequence, Find(lease, handle));
   Sequence& s = *sequence;
-  const int64_t last = s.sealed + count;
-  if (count < 1 || last > static_cast<int64_t>(s.pages.size()) ||
-      last * kPageTokens > Committed(s)) {
+  // Committed never passes the pages, so this bounds both.
+  if (count < 1 || count > Committed(s) / kPageTokens - s.sealed) {
     return absl::FailedPreconditionError(
         absl::StrCat("seal of ", count, " pages after ", s.sealed, ": the sequence has ",
                      s.pages.size(), " pages and ", Committed(s), " committed tokens"));
   }
+  const int64_t last = s.sealed + count;
   Pool& pool = *s.pool;
   const std::unique_lock pages_lock(s.pages_lock);
   if (origin != PageOrigin::kExactPrefill) s.exact = false;
