@@ -247,6 +247,7 @@ void PageStore::TruncateToPages(Sequence& sequence, int64_t pages) {
   }
   if (sequence.sealed > pages) {
     sequence.sealed = pages;
+    sequence.exact_pages = std::min(sequence.exact_pages, pages);
     // The chain over what is left.
     sequence.link = PrefixRoot(sequence.pool->spec.model, sequence.pool->spec.policy,
                                sequence.pool->spec.shape, sequence.key.tenant);
@@ -302,7 +303,8 @@ absl::StatusOr<StoreGrant> PageStore::Attach(const SequencePtr& sequence, LeaseI
                               .pages = s.pages,
                               .sealed_pages = s.sealed,
                               .committed_tokens = s.committed,
-                              .exact = s.exact},
+                              // Rows in open pages may have been decoded: nobody recorded it.
+                              .exact = s.exact_pages * kPageTokens == s.committed},
                     .slot = index};
 }
 
@@ -332,6 +334,7 @@ void PageStore::SharePrefix(Sequence& sequence, std::span<const TokenId> history
     sequence.link = link;
   }
   sequence.sealed = static_cast<int64_t>(sequence.pages.size());
+  sequence.exact_pages = sequence.sealed;
   sequence.committed = sequence.sealed * kPageTokens;
   sequence.kmax.Extend(sequence.pool->view, sequence.pages);
 }
@@ -386,7 +389,7 @@ absl::StatusOr<StoreGrant> PageStore::ForkSequence(LeaseId lease, SequenceHandle
   // Before anything is booked: eviction may forget other sequences, never this attached one.
   TS_ASSIGN_OR_RETURN(const std::vector<PageId> copies, TakePages(pool, open));
   const SequencePtr child = NewSequence(&pool, child_key);
-  child->exact = parent->exact;
+  child->exact_pages = parent->exact_pages;
   child->link = parent->link;
   child->sealed = parent->sealed;
   child->committed = committed;
@@ -446,13 +449,15 @@ absl::Status PageStore::SealPages(LeaseId lease, SequenceHandle handle, int64_t 
   const int64_t last = s.sealed + count;
   Pool& pool = *s.pool;
   const std::unique_lock pages_lock(s.pages_lock);
-  if (origin != PageOrigin::kExactPrefill) s.exact = false;
   for (; s.sealed < last; ++s.sealed, ++pool.sealed) {
     const PageId page = s.pages[s.sealed];
     SealPage(pool.view, page);
     pool.view.Header(page)->state = PageState::kSealed;
     s.link = PrefixLink(s.link, std::span(pool.view.Tokens(page), kPageTokens));
-    if (s.exact) pool.prefixes.Insert(s.link, page);
+    if (origin == PageOrigin::kExactPrefill && s.exact_pages == s.sealed) {
+      ++s.exact_pages;
+      pool.prefixes.Insert(s.link, page);
+    }
   }
   s.kmax.Extend(pool.view, std::span(s.pages).first(s.sealed));
   return absl::OkStatus();

@@ -102,8 +102,8 @@ class PageStore {
     std::vector<PageId> pages;
     int64_t sealed = 0;
     int64_t committed = 0;   // while detached; attached: the slot's
-    bool exact = true;       // all sealed pages came from exact prefill
-    Fingerprint link;        // prefix chain over the exact sealed pages
+    int64_t exact_pages = 0;  // leading sealed pages that came from exact prefill
+    Fingerprint link;        // prefix chain over the sealed pages
     uint64_t last_used = 0;
     RunningKmax kmax{PoolShape{}};
     // Held shared while a selection reads the pages, exclusive while they change. Taken after

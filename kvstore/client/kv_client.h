@@ -45,7 +45,9 @@ struct SequenceGrant {
   std::vector<PageId> pages;     // in token order: sealed ones first, then open ones
   int64_t sealed_pages = 0;
   int64_t committed_tokens = 0;  // rows of all layers are valid for these; ids are in pages' tokens
-  bool exact = true;             // every committed row came from exact prefill (see PageOrigin)
+  // Every committed row is known to come from exact prefill (see PageOrigin): never so when an open
+  // page holds committed tokens, whose origin nobody recorded.
+  bool exact = true;
 };
 
 // Where a page's rows came from. Only pages whose whole prefix is kExactPrefill enter the prefix
@@ -85,9 +87,10 @@ class KvClient {
   // (same fingerprints, other shape).
   virtual absl::StatusOr<PoolView> OpenPool(const PoolSpec& spec) = 0;
   // Attaches the sequence `key`, or creates it. `history` are the ids the caller wants: what is kept
-  // agrees with a prefix of it (a detached sequence that differs is cut back to the last page
-  // before the difference; a new one starts from the longest sealed prefix of its tenant).
-  // Errors: AlreadyExists when another live lease has it.
+  // agrees with a prefix of it (a detached sequence that differs is cut back to the last sealed page
+  // before the difference; a new one starts from the longest sealed prefix of its tenant). Empty:
+  // attaches what is kept, as it is. Errors: AlreadyExists when a live lease has it; NotFound when
+  // nothing is kept and `history` is empty; ResourceExhausted when too many are attached.
   virtual absl::StatusOr<SequenceGrant> OpenSequence(const SequenceKey& key,
                                                      std::span<const TokenId> history) = 0;
   // A new sequence equal to `parent`: shares sealed pages, copies open ones. Errors: AlreadyExists;
