@@ -418,9 +418,8 @@ absl::StatusOr<std::vector<PageId>> PageStore::ReservePages(LeaseId lease, Seque
   const std::lock_guard lock(mutex_);
   TS_ASSIGN_OR_RETURN(const SequencePtr sequence, Find(lease, handle));
   Pool& pool = *sequence->pool;
-  if (count < 1 || count > pool.pages.pages()) {
-    return absl::ResourceExhaustedError(absl::StrCat("pages: ", count, " asked, limit 1..",
-                                                     pool.pages.pages(), " of the pool"));
+  if (count < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("pages: ", count, " asked, limit 1.."));
   }
   TS_ASSIGN_OR_RETURN(std::vector<PageId> pages, TakePages(pool, count));
   // A selection that was posted ahead may be reading the list.

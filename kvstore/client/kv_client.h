@@ -98,7 +98,8 @@ class KvClient {
   virtual absl::StatusOr<SequenceGrant> ForkSequence(SequenceHandle parent,
                                                      const SequenceKey& child) = 0;
   // Appends `count` open pages. Evicts detached sequences, oldest first, if need be.
-  // Errors: ResourceExhausted "pages: N asked, M free of T": nothing is handed out then.
+  // Errors: ResourceExhausted "pages: N asked, M free of T": nothing is handed out then. M counts
+  // what eviction would free.
   virtual absl::StatusOr<std::vector<PageId>> ReservePages(SequenceHandle sequence,
                                                            int64_t count) = 0;
   // Seals the next `count` open pages, all of whose tokens are committed.
