@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <set>
+#include <span>
 #include <vector>
 
 #include "common/types.h"
@@ -23,6 +24,7 @@ class PagePool {
   int64_t pages() const { return static_cast<int64_t>(references_.size()); }
   int64_t free() const { return static_cast<int64_t>(free_.size()); }
   uint32_t references(PageId page) const { return references_[Index(page)]; }
+  std::span<const uint32_t> references() const { return references_; }  // [pages]
 
  private:
   std::set<uint32_t> free_;

@@ -157,20 +157,16 @@ absl::StatusOr<std::vector<PageId>> PageStore::TakePages(Pool& pool, int64_t cou
     std::vector<EvictionCandidate> candidates;
     for (const auto& [id, sequence] : sequences_) {
       if (sequence->lease != 0 || sequence->pool != &pool) continue;
-      const auto exclusive =
-          std::count_if(sequence->pages.begin(), sequence->pages.end(),
-                        [&](PageId page) { return pool.pages.references(page) == 1; });
-      candidates.push_back({id, sequence->last_used, exclusive});
+      candidates.push_back({id, sequence->last_used, sequence->pages});
     }
-    const auto plan = PlanEviction(candidates, count - pool.pages.free());
-    if (!plan.has_value()) {
-      int64_t evictable = 0;
-      for (const EvictionCandidate& c : candidates) evictable += c.exclusive_pages;
-      return absl::ResourceExhaustedError(absl::StrCat("pages: ", count, " asked, ",
-                                                       pool.pages.free() + evictable, " free of ",
-                                                       pool.pages.pages()));
+    const EvictionPlan plan =
+        PlanEviction(candidates, pool.pages.references(), count - pool.pages.free());
+    const int64_t obtainable = pool.pages.free() + plan.freed_pages;
+    if (obtainable < count) {
+      return absl::ResourceExhaustedError(absl::StrCat("pages: ", count, " asked, ", obtainable,
+                                                       " free of ", pool.pages.pages()));
     }
-    for (const uint64_t id : *plan) {
+    for (const uint64_t id : plan.sequences) {
       ++counters_.evicted_sequences;
       Forget(sequences_.at(id));
     }

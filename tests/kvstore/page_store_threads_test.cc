@@ -30,8 +30,8 @@ void ComeAndGo(StoreRig& rig, uint32_t worker, const std::atomic<bool>& stop) {
   while (!stop) {
     const PageStore::LeaseId lease = store.OpenLease();
     ASSERT_TRUE(store.OpenPool(lease, SmallPool()).ok());
-    HeldSequence held = HeldOf(store.OpenSequence(lease, rig.pool.pool, {tenant, "a"}, history)
-                                   .value());
+    HeldSequence held =
+        HeldOf(store.OpenSequence(lease, rig.pool.pool, {tenant, "a"}, history).value());
     const int64_t missing = 3 - static_cast<int64_t>(held.pages.size());
     if (missing > 0) {
       const auto pages = store.ReservePages(lease, held.handle, missing).value();
