@@ -107,17 +107,26 @@ TEST(PageStoreSequences, AShorterHistoryCutsBackAndALongerOneKeepsAll) {
   }
 }
 
+// The pages cut off had outliers in one channel: kept in kmax, they would decide the channels.
 TEST(PageStoreSequences, ASequenceThatWasCutBackSelectsAmongWhatIsLeft) {
   StoreRig rig, untouched;
   const std::vector<TokenId> history = KnownTokens(1, 4 * kPageTokens);
-  ASSERT_TRUE(rig.Detach(rig.Written("a", history)).ok());
+  HeldSequence whole = rig.Open({.tenant = "t", .name = "a"}, history).value();
+  ASSERT_TRUE(rig.Write(whole, history, 1).ok());
+  for (int channel = 8; channel < 16; ++channel) {
+    for (int head = 0; head < 2; ++head) {
+      rig.view.Rows(1, head, whole.pages[3])[channel] = ToBFloat16(1e6f);
+    }
+  }
+  ASSERT_TRUE(rig.Seal(whole, 4).ok());
+  ASSERT_TRUE(rig.Detach(whole).ok());
   const HeldSequence cut =
       rig.Open({.tenant = "t", .name = "a"}, DifferentFrom(history, 300)).value();
   const HeldSequence never_longer = untouched.Written("a", KnownTokens(1, 2 * kPageTokens));
   ASSERT_EQ(cut.sealed, 2);
   const Selection got = rig.Select(cut).value(), want = untouched.Select(never_longer).value();
   EXPECT_EQ(got.tokens, want.tokens);
-  EXPECT_EQ(got.rows, want.rows);
+  EXPECT_TRUE(got.rows == want.rows);
 }
 
 // --- prefixes ------------------------------------------------------------------------------------
