@@ -82,8 +82,9 @@ absl::StatusOr<PoolLayout> PoolLayout::Make(const PoolShape& shape, int64_t page
 
 absl::StatusOr<int64_t> PoolLayout::PagesThatFit(const PoolShape& shape, int64_t bytes) {
   TS_ASSIGN_OR_RETURN(const PoolLayout one, Make(shape, 1));
+  bytes = std::clamp<int64_t>(bytes, 0, kMaxPoolBytes);
   int64_t pages = std::min(bytes / one.page_bytes(), kMaxPages);
-  // Alignment takes a little more than pages * page_bytes.
+  // Alignment takes a little more than pages * page_bytes: a few steps at most.
   for (; pages > 0; --pages) {
     const auto layout = Make(shape, pages);
     if (layout.ok() && layout->bytes() <= bytes) break;
