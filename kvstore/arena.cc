@@ -18,6 +18,7 @@ namespace {
 
 constexpr int64_t kHugePage = int64_t{2} << 20;
 constexpr int64_t kSmallestArena = int64_t{1} << 20;
+constexpr int64_t kLargestArena = int64_t{1} << 47;  // no process maps more; no sum overflows
 constexpr int64_t kPoolsAlignment = 4096;
 
 int64_t AlignUp(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
@@ -79,9 +80,9 @@ int64_t AvailableHostBytes() {
 }
 
 absl::StatusOr<Arena> Arena::Create(int64_t bytes, uint64_t epoch) {
-  if (bytes < kSmallestArena) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("arena of ", bytes, " bytes, limit ", kSmallestArena, " at least"));
+  if (bytes < kSmallestArena || bytes > kLargestArena) {
+    return absl::InvalidArgumentError(absl::StrCat("arena of ", bytes, " bytes, limit ",
+                                                   kSmallestArena, "..", kLargestArena));
   }
   bytes = AlignUp(bytes, kHugePage);
   const int64_t available = AvailableHostBytes();

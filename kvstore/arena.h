@@ -43,7 +43,7 @@ std::string_view ToString(PageBacking backing);
 class Arena {
  public:
   // Errors: ResourceExhausted "arena of N bytes needs M bytes more than the host has free (A)";
-  // InvalidArgument below the smallest useful size.
+  // InvalidArgument outside 2^20..2^47.
   static absl::StatusOr<Arena> Create(int64_t bytes, uint64_t epoch);
 
   Arena(Arena&& other) noexcept;
