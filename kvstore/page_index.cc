@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "common/status.h"
@@ -21,15 +22,21 @@ void TransposeKeys(const BFloat16* rows, int32_t head_dim, std::vector<float>* k
   }
 }
 
+// A worker may write any bits: what is not finite counts as zero.
+float Finite(float key) {
+  return std::abs(key) <= std::numeric_limits<float>::max() ? key : 0.0f;
+}
+
 void IndexChannel(const float* keys, int8_t* codes, float* scale, float* kmax) {
   float largest = 0;
-  for (int32_t t = 0; t < kPageTokens; ++t) largest = std::max(largest, std::abs(keys[t]));
+  for (int32_t t = 0; t < kPageTokens; ++t) largest = std::max(largest, std::abs(Finite(keys[t])));
+  const bool normal = largest / 127.0f >= std::numeric_limits<float>::min();
   *kmax = largest;
-  *scale = largest / 127.0f;
-  const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+  *scale = normal ? largest / 127.0f : 0.0f;
+  const float inverse = normal ? 127.0f / largest : 0.0f;
   for (int32_t t = 0; t < kPageTokens; ++t) {
     // Adding and taking away 1.5 * 2^23 rounds half to even; |keys * inverse| <= 127.
-    const float rounded = (keys[t] * inverse + 12582912.0f) - 12582912.0f;
+    const float rounded = (Finite(keys[t]) * inverse + 12582912.0f) - 12582912.0f;
     codes[t] = static_cast<int8_t>(std::clamp(rounded, -127.0f, 127.0f));
   }
 }

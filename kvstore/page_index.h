@@ -9,7 +9,8 @@ namespace tailor {
 
 // Per sparse layer, KV head and channel c of the page's 128 keys:
 //   kmax[c] = max |K[t][c]|,  scale[c] = kmax[c] / 127,  code[t] = round_half_even(K[t][c] / scale[c])
-// |code * scale - K| <= scale / 2 plus rounding; a channel of zeros has scale 0. Then the check of
+// |code * scale - K| <= scale / 2 plus rounding. Keys that are not finite count as zero; a channel
+// whose scale would be below the smallest normal float has scale 0 and codes 0. Then the check of
 // every row of every layer, and header->checksum over token ids and checks.
 void SealPage(const PoolView& pool, PageId page);
 
