@@ -19,7 +19,10 @@ void CriticalChannels(std::span<const float> q_mean, std::span<const float> kmax
                       std::vector<int32_t>* channels) {
   channels->resize(q_mean.size());
   std::iota(channels->begin(), channels->end(), 0);
-  const auto importance = [&](int32_t c) { return std::abs(q_mean[c]) * kmax[c]; };
+  const auto importance = [&](int32_t c) {
+    const float value = std::abs(q_mean[c]) * kmax[c];
+    return value >= 0 ? value : -1.0f;  // NaN has no order; a query may hold any bits
+  };
   std::partial_sort(channels->begin(), channels->begin() + count, channels->end(),
                     [&](int32_t a, int32_t b) {
                       const float ia = importance(a), ib = importance(b);

@@ -67,6 +67,7 @@ void Collect(std::span<const float> scores, float bound, std::vector<int32_t>& s
 void TopK(std::span<const float> scores, int32_t k, std::vector<float>& block_max,
           std::vector<int32_t>& survivors, std::vector<int32_t>* out) {
   const auto count = std::min<size_t>(static_cast<size_t>(k), scores.size());
+  if (count == 0) return;
   if (count == scores.size()) {
     const size_t first = out->size();
     out->resize(first + count);
