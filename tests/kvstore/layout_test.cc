@@ -119,7 +119,7 @@ TEST(PoolLayout, NoPageFitsInTooFewBytesOrNone) {
   }
 }
 
-// Counted down one by one from what the bytes would hold, this would not end in a day.
+// The count starts near the answer: from 2^31 pages down, one by one, it is 10^9 steps.
 TEST(PoolLayout, MoreBytesThanAPoolMayHaveFitTheLargestPool) {
   for (const PoolShape& shape : Shapes()) {
     const int64_t pages =

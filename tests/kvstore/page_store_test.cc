@@ -192,6 +192,13 @@ TEST(PageStorePools, APoolWithDetachedSequencesStaysAndOneNeverOpenedIsRefused) 
   EXPECT_EQ(rig.Open({.tenant = "t", .name = "a"}, {})->pages, held.pages);
 }
 
+TEST(PageStorePools, AStoreLargerThanTheHostIsRefusedAtStartWithTheShortfallInBytes) {
+  Says(PageStore::Create({.arena_bytes = int64_t{1} << 46}).status(), Code::kResourceExhausted,
+       "arena of 70368744177664 bytes needs ");
+  Says(PageStore::Create({.arena_bytes = 4096}).status(), Code::kInvalidArgument,
+       "arena of 4096 bytes, limit 1048576..");
+}
+
 // --- reservations and eviction -------------------------------------------------------------------
 
 TEST(PageStorePages, MoreThanThereAreIsRefusedWithTheNumbersAndNothingIsTaken) {
