@@ -66,7 +66,7 @@ struct StoreStats {
 struct SelectCall {
   SequenceHandle sequence;
   int32_t layer = 0;
-  int64_t sealed_pages = 0;      // as the caller knows it; another number than the store's is stale
+  int64_t sealed_pages = 0;      // candidates: tokens of the first so many; more than are sealed is stale
   std::span<const float> q;      // [q_heads * head_dim]
   SelectParams params;
 };

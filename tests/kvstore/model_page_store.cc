@@ -268,7 +268,7 @@ Code ModelPageStore::Select(uint64_t lease, SequenceHandle handle, int64_t seale
   const ModelSequencePtr sequence = FindOrCount(lease, handle);
   if (sequence == nullptr) return Code::kFailedPrecondition;
   ++selects_;
-  return sealed_pages == sequence->sealed ? Code::kOk : Code::kFailedPrecondition;
+  return sealed_pages >= 0 && sealed_pages <= sequence->sealed ? Code::kOk : Code::kFailedPrecondition;
 }
 
 StoreStats ModelPageStore::Stats() const {

@@ -350,8 +350,10 @@ TEST(PageStoreSeals, ASelectionThatTheStoreCannotAnswerIsRefused) {
   StoreRig rig;
   HeldSequence held = rig.Written("a", KnownTokens(1, 2 * kPageTokens));
   Says(rig.Select(held, 0).status(), Code::kInvalidArgument, "layer 0 has no index");
-  held.sealed = 1;
-  Says(rig.Select(held).status(), Code::kFailedPrecondition, "selection over 1 pages");
+  held.sealed = 3;
+  Says(rig.Select(held).status(), Code::kFailedPrecondition, "selection over 3 pages");
+  held.sealed = -1;
+  Says(rig.Select(held).status(), Code::kFailedPrecondition, "selection over -1 pages");
 }
 
 TEST(PageStoreSeals, TheAuditSeesWhatDoesNotAddUp) {

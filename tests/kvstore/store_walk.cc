@@ -252,7 +252,9 @@ void Walk::CheckRow(const PoolView& view, int layer, int head, int64_t token, ui
 // As many rows as there are candidates: all of them come, as they were written.
 void Walk::Select(Life& life) {
   const ModelSequencePtr s = model_.Find(life.lease, life.handle);
-  const int64_t sealed = (s == nullptr ? 0 : s->sealed) + (OneIn(10) ? 1 : 0);
+  // Sometimes over fewer pages than are sealed, or over one too many.
+  const int64_t held = s == nullptr ? 0 : s->sealed;
+  const int64_t sealed = OneIn(10) ? held + 1 : OneIn(4) ? Below(held + 1) : held;
   const int pool = s == nullptr ? 0 : s->pool;
   if (pool_ids_[pool] == 0) return;
   const PoolShape& shape = views_[pool].shape();
