@@ -33,9 +33,25 @@ static_assert(sizeof(ArenaHeader) == 64 && offsetof(ArenaHeader, pools_offset) =
 struct SequenceSlot {
   std::atomic<uint64_t> generation;        // written by the store; 0: unused
   std::atomic<int64_t> committed_tokens;   // worker's release pairs with the store's acquire
-  uint8_t reserved[48];
+  std::atomic<uint64_t> budget;            // PackBudget; written before the commit that it goes with
+  uint8_t reserved[40];
 };
 static_assert(sizeof(SequenceSlot) == 64 && offsetof(SequenceSlot, committed_tokens) == 8);
+static_assert(offsetof(SequenceSlot, budget) == 16);
+
+// How often a sequence's budget has doubled, and from which token on the last time: a worker that
+// dies before the commit of that token has not doubled it yet.
+inline constexpr int kMaxBudgetDoublings = 16;
+constexpr uint64_t PackBudget(int32_t doublings, int64_t from_token) {
+  return static_cast<uint64_t>(doublings) << 48 | static_cast<uint64_t>(from_token);
+}
+// The worker's word, bounded: what holds for a sequence of `committed` tokens.
+constexpr int32_t BudgetDoublings(uint64_t packed, int64_t committed) {
+  const auto from_token = static_cast<int64_t>(packed & ((uint64_t{1} << 48) - 1));
+  const auto doublings = static_cast<int32_t>(packed >> 48);
+  const int32_t held = doublings > kMaxBudgetDoublings ? kMaxBudgetDoublings : doublings;
+  return from_token > committed && held > 0 ? held - 1 : held;
+}
 
 enum class PageBacking { kHugeTlb, kTransparentHuge, kPlain };
 std::string_view ToString(PageBacking backing);

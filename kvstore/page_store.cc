@@ -19,6 +19,25 @@ uint64_t RandomEpoch() {
   return epoch != 0 ? epoch : 1;
 }
 
+absl::Status ValidateExactCall(const ExactCall& call, const PoolShape& shape) {
+  if (call.queries.size() > kMaxExactQueries || call.sink_tokens < 0 ||
+      call.sink_tokens > kPageTokens) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("exact call has ", call.queries.size(), " queries and a sink of ",
+                     call.sink_tokens, ", limits ", kMaxExactQueries, " and ", kPageTokens));
+  }
+  for (const ExactQuery& query : call.queries) {
+    const bool in_pool = query.layer >= 0 && query.layer < shape.layers && query.kv_head >= 0 &&
+                         query.kv_head < shape.kv_heads;
+    if (in_pool && !query.q.empty() && query.q.size() % shape.head_dim == 0) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("exact query of layer ", query.layer, " head ", query.kv_head, " has ",
+                     query.q.size(), " floats: the pool has ", shape.layers, " layers, ",
+                     shape.kv_heads, " heads of ", shape.head_dim));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckKey(const SequenceKey& key) {
   if (!key.name.empty() && key.name.size() <= 256 && key.tenant.size() <= 256) {
     return absl::OkStatus();
@@ -259,6 +278,8 @@ void PageStore::TruncateToPages(Sequence& sequence, int64_t pages) {
 void PageStore::Release(Sequence& sequence) {
   sequence.committed = Committed(sequence);
   SequenceSlot* slot = arena_.slot(sequence.slot);
+  sequence.budget_doublings =
+      BudgetDoublings(slot->budget.exchange(0, std::memory_order_relaxed), sequence.committed);
   slot->generation.store(0, std::memory_order_release);
   slot->committed_tokens.store(0, std::memory_order_release);
   free_slots_.push_back(sequence.slot);
@@ -293,12 +314,14 @@ absl::StatusOr<StoreGrant> PageStore::Attach(const SequencePtr& sequence, LeaseI
   s.generation = next_generation_++;
   s.last_used = ++uses_;
   SequenceSlot* slot = arena_.slot(index);
+  slot->budget.store(PackBudget(s.budget_doublings, 0), std::memory_order_relaxed);
   slot->committed_tokens.store(s.committed, std::memory_order_release);
   slot->generation.store(s.generation, std::memory_order_release);
   return StoreGrant{.grant = {.handle = {s.id, s.generation},
                               .pages = s.pages,
                               .sealed_pages = s.sealed,
                               .committed_tokens = s.committed,
+                              .budget_doublings = s.budget_doublings,
                               // Rows in open pages may have been decoded: nobody recorded it.
                               .exact = s.exact_pages * kPageTokens == s.committed},
                     .slot = index};
@@ -363,6 +386,7 @@ absl::StatusOr<StoreGrant> PageStore::OpenSequence(LeaseId lease, uint64_t pool_
       const int64_t pages = std::min(agreeing / kPageTokens, sequence->sealed);
       TruncateToPages(*sequence, pages);
       sequence->committed = pages * kPageTokens;
+      sequence->budget_doublings = 0;
     }
   }
   return Attach(sequence, lease);
@@ -386,6 +410,8 @@ absl::StatusOr<StoreGrant> PageStore::ForkSequence(LeaseId lease, SequenceHandle
   TS_ASSIGN_OR_RETURN(const std::vector<PageId> copies, TakePages(pool, open));
   const SequencePtr child = NewSequence(&pool, child_key);
   child->exact_pages = parent->exact_pages;
+  child->budget_doublings = BudgetDoublings(
+      arena_.slot(parent->slot)->budget.load(std::memory_order_relaxed), committed);
   child->link = parent->link;
   child->sealed = parent->sealed;
   child->committed = committed;
@@ -562,6 +588,41 @@ absl::StatusOr<PoolShape> PageStore::Select(LeaseId lease, const SelectCall& cal
     return gathered;
   }
   return shape;
+}
+
+absl::StatusOr<std::vector<ExactOutput>> PageStore::AttendExactly(LeaseId lease,
+                                                                  const ExactCall& call) {
+  std::unique_lock lock(mutex_);
+  TS_ASSIGN_OR_RETURN(const SequencePtr sequence, Find(lease, call.sequence));
+  counters_.exact_queries += static_cast<int64_t>(call.queries.size());
+  std::shared_lock pages_lock(sequence->pages_lock);
+  lock.unlock();
+  const PoolView& view = sequence->pool->view;
+  TS_RETURN_IF_ERROR(ValidateExactCall(call, view.shape()));
+  if (call.sealed_pages < 0 || call.sealed_pages > sequence->sealed) {
+    return absl::FailedPreconditionError(absl::StrCat("exact attention over ", call.sealed_pages,
+                                                      " pages, the sequence has ",
+                                                      sequence->sealed, " sealed"));
+  }
+  std::vector<ExactOutput> answers(call.queries.size());
+  ExactScratch scratch;
+  for (size_t i = 0; i < answers.size(); ++i) {
+    const ExactQuery& query = call.queries[i];
+    const absl::Status attended = tailor::AttendExactly(
+        {.pool = &view,
+         .layer = query.layer,
+         .kv_head = query.kv_head,
+         .sealed_pages = std::span(sequence->pages).first(call.sealed_pages),
+         .sink_tokens = call.sink_tokens,
+         .q = query.q},
+        scratch, &answers[i]);
+    if (attended.ok()) continue;
+    pages_lock.unlock();  // mutex_ comes first
+    lock.lock();
+    ++counters_.checksum_failures;
+    return attended;
+  }
+  return answers;
 }
 
 StoreStats PageStore::Stats() const {

@@ -78,6 +78,9 @@ class PageStore {
   absl::StatusOr<PoolShape> Select(LeaseId lease, const SelectCall& call, SelectScratch& scratch,
                                    Selection* out);
 
+  // The self-check's exact attention; errors as KvClient::AttendExactly.
+  absl::StatusOr<std::vector<ExactOutput>> AttendExactly(LeaseId lease, const ExactCall& call);
+
   // Recounts everything. Internal names the first thing that does not add up.
   absl::Status Audit() const;
 
@@ -102,6 +105,7 @@ class PageStore {
     std::vector<PageId> pages;
     int64_t sealed = 0;
     int64_t committed = 0;   // while detached; attached: the slot's
+    int32_t budget_doublings = 0;  // while detached; attached: the slot's
     int64_t exact_pages = 0;  // leading sealed pages that came from exact prefill
     Fingerprint link;        // prefix chain over the sealed pages
     uint64_t last_used = 0;

@@ -329,6 +329,10 @@ void LlamaEngine::Finish(Turn& turn, absl::StatusOr<FinishReason> outcome) {
     stats_.tokens_generated += turn.report.generated_tokens;
     stats_.tokens_prefilled += turn.report.prefilled_tokens;
     stats_.tokens_reused += turn.report.reused_tokens;
+    const auto heads = static_cast<double>(turn.report.checked_heads);
+    stats_.checked_heads += turn.report.checked_heads;
+    stats_.captured_mass_sum += turn.report.captured_mass_mean * heads;
+    stats_.output_error_sum += turn.report.output_error_mean * heads;
   }
   if (outcome.ok()) {
     turn.sink->OnFinished(TurnResult{*outcome, turn.report});

@@ -71,6 +71,10 @@ struct TurnReport {
   int64_t rows_fetched = 0;           // over all layers and KV heads
   int64_t bytes_fetched = 0;
   TierBytes bytes;                    // at the end of the turn
+  int64_t checked_heads = 0;          // by self-checks; the next three are of these
+  double captured_mass_mean = 1, captured_mass_worst = 1;
+  double output_error_mean = 0;
+  int32_t budget_rows = 0;            // fetched a KV head and layer at the end; 0: attention is exact
 };
 
 struct TurnResult {
@@ -106,6 +110,8 @@ struct ModelInfo {
 struct EngineStats {
   int32_t sequences_live = 0, turns_running = 0, turns_queued = 0;
   int64_t tokens_generated = 0, tokens_prefilled = 0, tokens_reused = 0;
+  int64_t checked_heads = 0;                              // by self-checks
+  double captured_mass_sum = 0, output_error_sum = 0;     // over checked heads
   int64_t weight_bytes = 0, worker_kv_bytes = 0, worker_kv_limit_bytes = 0;
   StoreStats store;
 };

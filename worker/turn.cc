@@ -18,6 +18,9 @@ absl::Status BeginTurn(const LlamaModel& model, SequenceCache* cache, Turn& turn
   turn.started = Turn::Clock::now();
   turn.report.queue_ms = MillisBetween(turn.submitted, turn.started);
   turn.cache = cache;
+  cache->StartTurn(static_cast<int64_t>(turn.request.history.size()) -
+                   turn.request.resumed_tokens);
+  (void)cache->TakeChecks();
   turn.rows_fetched_before = cache->totals().rows_fetched;
   const auto& history = turn.request.history;
   turn.report.reused_tokens = cache->tokens();
@@ -72,6 +75,14 @@ void CompleteReport(Turn& turn) {
   if (totals.rows_fetched > 0) {
     report.bytes_fetched = report.rows_fetched * (totals.bytes_fetched / totals.rows_fetched);
   }
+  const CheckTotals checks = turn.cache->TakeChecks();
+  if (checks.heads > 0) {
+    report.checked_heads = checks.heads;
+    report.captured_mass_mean = checks.captured_mass_sum / static_cast<double>(checks.heads);
+    report.captured_mass_worst = checks.worst_captured_mass;
+    report.output_error_mean = checks.output_error_sum / static_cast<double>(checks.heads);
+  }
+  report.budget_rows = turn.request.attention == AttentionMode::kFull ? 0 : turn.cache->budget_rows();
   report.bytes = {.quantized_codes = totals.worker.codes,
                   .resident = totals.worker.resident,
                   .store_rows = totals.store_rows,

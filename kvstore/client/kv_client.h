@@ -14,6 +14,7 @@
 #include "common/fingerprint.h"
 #include "common/types.h"
 #include "kvstore/layout.h"
+#include "kvstore/select/exact_attention.h"
 #include "kvstore/select/select.h"
 
 namespace tailor {
@@ -45,6 +46,7 @@ struct SequenceGrant {
   std::vector<PageId> pages;     // in token order: sealed ones first, then open ones
   int64_t sealed_pages = 0;
   int64_t committed_tokens = 0;  // rows of all layers are valid for these; ids are in pages' tokens
+  int32_t budget_doublings = 0;  // by self-checks so far: see SetBudget
   // Every committed row is known to come from exact prefill (see PageOrigin): never so when an open
   // page holds committed tokens, whose origin nobody recorded.
   bool exact = true;
@@ -61,6 +63,7 @@ struct StoreStats {
   int64_t page_bytes = 0;
   int64_t sequences_attached = 0, sequences_detached = 0;
   int64_t evicted_sequences = 0, checksum_failures = 0, stale_refusals = 0, selects = 0;
+  int64_t exact_queries = 0;  // of self-checks
 };
 
 struct SelectCall {
@@ -78,11 +81,27 @@ struct SelectedRows {
   std::span<const BFloat16> rows;   // [kv_heads][count][2][head_dim]
 };
 
+// Exact attention of some heads over all candidates: the self-check's question, asked seldom.
+struct ExactQuery {
+  int32_t layer = 0, kv_head = 0;
+  std::vector<float> q;  // [group * head_dim], the true query, roped
+};
+struct ExactCall {
+  SequenceHandle sequence;
+  int64_t sealed_pages = 0;  // candidates: tokens of the first so many pages, without the sink
+  int32_t sink_tokens = 0;
+  std::vector<ExactQuery> queries;  // at most kMaxExactQueries
+};
+inline constexpr size_t kMaxExactQueries = 1024;
+
 class KvClient {
  public:
   virtual ~KvClient() = default;
 
   // --- control ---
+  // One answer for each query, computed next to the rows. Reads every row of the candidates.
+  // Errors: FailedPrecondition (stale), InvalidArgument, DataLoss (a row failed its check).
+  virtual absl::StatusOr<std::vector<ExactOutput>> AttendExactly(const ExactCall& call) = 0;
   // Opens the pool of this spec, creating it if need be. Errors: ResourceExhausted, FailedPrecondition
   // (same fingerprints, other shape).
   virtual absl::StatusOr<PoolView> OpenPool(const PoolSpec& spec) = 0;
@@ -113,6 +132,11 @@ class KvClient {
   virtual absl::StatusOr<StoreStats> Stats() = 0;
 
   // --- data plane ---
+  // How often self-checks have doubled the sequence's budget, from token `from_token` on. It goes with
+  // the commit of from_token tokens, which must follow: a worker that dies in between has not doubled.
+  // Kept with the sequence, inherited by its forks, granted to whoever attaches it.
+  virtual absl::Status SetBudget(SequenceHandle sequence, int32_t doublings,
+                                 int64_t from_token) = 0;
   // Publishes that rows and token ids of the first `tokens` tokens are written: a release store.
   virtual absl::Status Commit(SequenceHandle sequence, int64_t tokens) = 0;
   // Posts a selection; returns its ticket. At most kMaxPendingSelects may be pending.

@@ -51,6 +51,8 @@ class KvControl {
   virtual absl::Status DetachSequence(LeaseRef lease, SequenceHandle sequence) = 0;
   virtual absl::Status CloseSequence(LeaseRef lease, SequenceHandle sequence) = 0;
   virtual absl::Status RemoveSequence(LeaseRef lease, const SequenceKey& key) = 0;
+  virtual absl::StatusOr<std::vector<ExactOutput>> AttendExactly(LeaseRef lease,
+                                                                 const ExactCall& call) = 0;
   virtual absl::StatusOr<StoreStats> Stats(LeaseRef lease) = 0;
 };
 

@@ -59,16 +59,31 @@ absl::Status LocalKvClient::RemoveSequence(const SequenceKey& key) {
   return store_->RemoveSequence(lease_, key);
 }
 
+absl::StatusOr<std::vector<ExactOutput>> LocalKvClient::AttendExactly(const ExactCall& call) {
+  return store_->AttendExactly(lease_, call);
+}
+
 absl::StatusOr<StoreStats> LocalKvClient::Stats() { return store_->Stats(); }
 
-absl::Status LocalKvClient::Commit(SequenceHandle sequence, int64_t tokens) {
+absl::StatusOr<SequenceSlot*> LocalKvClient::SlotOf(SequenceHandle sequence) const {
   const auto it = slots_.find(sequence.id);
   if (it == slots_.end() || it->second.first != sequence.generation) {
     return absl::FailedPreconditionError(
         absl::StrCat("handle of sequence ", sequence.id, " is stale"));
   }
-  store_->arena().slot(it->second.second)->committed_tokens.store(tokens,
-                                                                  std::memory_order_release);
+  return store_->arena().slot(it->second.second);
+}
+
+absl::Status LocalKvClient::SetBudget(SequenceHandle sequence, int32_t doublings,
+                                      int64_t from_token) {
+  TS_ASSIGN_OR_RETURN(SequenceSlot * slot, SlotOf(sequence));
+  slot->budget.store(PackBudget(doublings, from_token), std::memory_order_relaxed);
+  return absl::OkStatus();
+}
+
+absl::Status LocalKvClient::Commit(SequenceHandle sequence, int64_t tokens) {
+  TS_ASSIGN_OR_RETURN(SequenceSlot * slot, SlotOf(sequence));
+  slot->committed_tokens.store(tokens, std::memory_order_release);
   return absl::OkStatus();
 }
 

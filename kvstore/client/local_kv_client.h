@@ -28,12 +28,15 @@ class LocalKvClient final : public KvClient {
   absl::Status DetachSequence(SequenceHandle sequence) override;
   absl::Status CloseSequence(SequenceHandle sequence) override;
   absl::Status RemoveSequence(const SequenceKey& key) override;
+  absl::StatusOr<std::vector<ExactOutput>> AttendExactly(const ExactCall& call) override;
   absl::StatusOr<StoreStats> Stats() override;
+  absl::Status SetBudget(SequenceHandle sequence, int32_t doublings, int64_t from_token) override;
   absl::Status Commit(SequenceHandle sequence, int64_t tokens) override;
   absl::StatusOr<uint64_t> PostSelect(const SelectCall& call) override;
   absl::StatusOr<SelectedRows> FinishSelect(uint64_t ticket) override;
 
  private:
+  absl::StatusOr<SequenceSlot*> SlotOf(SequenceHandle sequence) const;
   struct Pending {
     uint64_t ticket;
     absl::Status status;

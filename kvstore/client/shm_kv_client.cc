@@ -168,19 +168,45 @@ absl::Status ShmKvClient::RemoveSequence(const SequenceKey& key) {
   return control_->RemoveSequence(link_->lease(), key);
 }
 
+absl::StatusOr<std::vector<ExactOutput>> ShmKvClient::AttendExactly(const ExactCall& call) {
+  TS_RETURN_IF_ERROR(Find(call.sequence).status());
+  TS_ASSIGN_OR_RETURN(std::vector<ExactOutput> answers,
+                      control_->AttendExactly(link_->lease(), call));
+  if (answers.size() != call.queries.size()) {
+    return absl::InternalError(absl::StrCat("store answered ", answers.size(), " exact queries of ",
+                                            call.queries.size()));
+  }
+  for (size_t i = 0; i < answers.size(); ++i) {
+    if (answers[i].out.size() == call.queries[i].q.size()) continue;
+    return absl::InternalError(absl::StrCat("store answered ", answers[i].out.size(),
+                                            " floats to a query of ", call.queries[i].q.size()));
+  }
+  return answers;
+}
+
 absl::StatusOr<StoreStats> ShmKvClient::Stats() { return control_->Stats(link_->lease()); }
 
-absl::Status ShmKvClient::Commit(SequenceHandle sequence, int64_t tokens) {
+absl::StatusOr<SequenceSlot*> ShmKvClient::SlotOf(SequenceHandle sequence) const {
   TS_ASSIGN_OR_RETURN(const Attached attached, Find(sequence));
-  if (tokens < 0) return absl::InvalidArgumentError(absl::StrCat("commit of ", tokens, " tokens"));
   TS_RETURN_IF_ERROR(link_->Health());
   SequenceSlot& slot = SlotTable()[attached.slot];
   // The store takes the slot back when the sequence ends or is detached.
-  if (slot.generation.load(std::memory_order_acquire) != sequence.generation) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("handle of sequence ", sequence.id, " is stale"));
-  }
-  slot.committed_tokens.store(tokens, std::memory_order_release);  // pairs with the store's acquire
+  if (slot.generation.load(std::memory_order_acquire) == sequence.generation) return &slot;
+  return absl::FailedPreconditionError(
+      absl::StrCat("handle of sequence ", sequence.id, " is stale"));
+}
+
+absl::Status ShmKvClient::SetBudget(SequenceHandle sequence, int32_t doublings,
+                                    int64_t from_token) {
+  TS_ASSIGN_OR_RETURN(SequenceSlot * slot, SlotOf(sequence));
+  slot->budget.store(PackBudget(doublings, from_token), std::memory_order_relaxed);
+  return absl::OkStatus();
+}
+
+absl::Status ShmKvClient::Commit(SequenceHandle sequence, int64_t tokens) {
+  if (tokens < 0) return absl::InvalidArgumentError(absl::StrCat("commit of ", tokens, " tokens"));
+  TS_ASSIGN_OR_RETURN(SequenceSlot * slot, SlotOf(sequence));
+  slot->committed_tokens.store(tokens, std::memory_order_release);  // pairs with the store's acquire
   return absl::OkStatus();
 }
 

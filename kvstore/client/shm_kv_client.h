@@ -51,8 +51,10 @@ class ShmKvClient : public KvClient {
   absl::Status DetachSequence(SequenceHandle sequence) override;
   absl::Status CloseSequence(SequenceHandle sequence) override;
   absl::Status RemoveSequence(const SequenceKey& key) override;
+  absl::StatusOr<std::vector<ExactOutput>> AttendExactly(const ExactCall& call) override;
   absl::StatusOr<StoreStats> Stats() override;
 
+  absl::Status SetBudget(SequenceHandle sequence, int32_t doublings, int64_t from_token) override;
   absl::Status Commit(SequenceHandle sequence, int64_t tokens) override;
   absl::StatusOr<uint64_t> PostSelect(const SelectCall& call) override;
   absl::StatusOr<SelectedRows> FinishSelect(uint64_t ticket) override;
@@ -77,6 +79,8 @@ class ShmKvClient : public KvClient {
   absl::StatusOr<Attached> Find(SequenceHandle sequence) const;
 
   std::span<SequenceSlot> SlotTable() const;
+  // The slot of a sequence that is still ours. Errors: FailedPrecondition (stale), Unavailable.
+  absl::StatusOr<SequenceSlot*> SlotOf(SequenceHandle sequence) const;
 
   const ShmKvClientOptions options_;
   const std::unique_ptr<KvControl> control_;

@@ -88,6 +88,12 @@ absl::Status ServedPageStore::RemoveSequence(LeaseRef lease, const SequenceKey& 
   return store_->RemoveSequence(lease.lease, key);
 }
 
+absl::StatusOr<std::vector<ExactOutput>> ServedPageStore::AttendExactly(LeaseRef lease,
+                                                                        const ExactCall& call) {
+  TS_RETURN_IF_ERROR(CheckEpoch(lease));
+  return store_->AttendExactly(lease.lease, call);
+}
+
 absl::StatusOr<StoreStats> ServedPageStore::Stats(LeaseRef lease) {
   const bool operator_call = lease.epoch == 0 && lease.lease == 0;
   if (!operator_call) TS_RETURN_IF_ERROR(CheckEpoch(lease));

@@ -35,6 +35,8 @@ class ServedPageStore final : public ServedStore, public KvControl {
   absl::Status CloseSequence(LeaseRef lease, SequenceHandle sequence) override;
   absl::Status RemoveSequence(LeaseRef lease, const SequenceKey& key) override;
   // Also with lease {0, 0}: an operator has none.
+  absl::StatusOr<std::vector<ExactOutput>> AttendExactly(LeaseRef lease,
+                                                         const ExactCall& call) override;
   absl::StatusOr<StoreStats> Stats(LeaseRef lease) override;
 
  private:

@@ -21,7 +21,8 @@ Examples:
 Text goes to stdout, all else to stderr. JSON keys: session, question, answer, finish_reason,
 session_tokens, report{reused_tokens, prefilled_tokens, generated_tokens, queue_ms, prefill_ms,
 time_to_first_token_ms, decode_ms, tokens_per_second, rows_fetched, bytes_fetched,
-rows_fetched_per_token, bytes_fetched_per_token, bytes{quantized_codes, resident, store_rows,
+rows_fetched_per_token, bytes_fetched_per_token, checked_heads, captured_mass_mean,
+captured_mass_worst, output_error_mean, budget_rows, bytes{quantized_codes, resident, store_rows,
 store_index}}.
 Ctrl-C stops the answer; without one, the program (exit code 130).)";
 

@@ -65,6 +65,16 @@ std::string ReportText(const v1::TurnReport& report) {
       &text, "  fetched  ",
       ShortCount(static_cast<int64_t>(PerToken(report.rows_fetched(), report))), " rows, ",
       ShortBytes(static_cast<int64_t>(PerToken(report.bytes_fetched(), report))), " per token\n");
+  if (report.checked_heads() > 0) {
+    absl::StrAppendFormat(
+        &text,
+        "  checked  %d heads: %.2f%% of the exact attention mass seen (worst %.2f%%), output off by "
+        "%.2f%%, %s\n",
+        report.checked_heads(), 100 * report.captured_mass_mean(),
+        100 * report.captured_mass_worst(), 100 * report.output_error_mean(),
+        report.budget_rows() > 0 ? absl::StrCat("budget ", report.budget_rows(), " rows")
+                                 : "attention exact from here");
+  }
   return text;
 }
 
@@ -81,6 +91,11 @@ json ReportJson(const v1::TurnReport& report) {
           {"bytes_fetched", report.bytes_fetched()},
           {"rows_fetched_per_token", PerToken(report.rows_fetched(), report)},
           {"bytes_fetched_per_token", PerToken(report.bytes_fetched(), report)},
+          {"checked_heads", report.checked_heads()},
+          {"captured_mass_mean", report.captured_mass_mean()},
+          {"captured_mass_worst", report.captured_mass_worst()},
+          {"output_error_mean", report.output_error_mean()},
+          {"budget_rows", report.budget_rows()},
           {"bytes",
            {{"quantized_codes", report.bytes().quantized_codes()},
             {"resident", report.bytes().resident()},

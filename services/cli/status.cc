@@ -51,7 +51,8 @@ json StoreJson(const v1::GetStatsResponse& store) {
           {"evicted_sequences", store.evicted_sequences()},
           {"checksum_failures", store.checksum_failures()},
           {"stale_refusals", store.stale_refusals()},
-          {"selects", store.selects()}};
+          {"selects", store.selects()},
+          {"exact_queries", store.exact_queries()}};
 }
 
 json WorkerJson(const v1::GetWorkerStatsResponse& stats) {
@@ -61,6 +62,9 @@ json WorkerJson(const v1::GetWorkerStatsResponse& stats) {
           {"tokens_generated", stats.tokens_generated()},
           {"tokens_prefilled", stats.tokens_prefilled()},
           {"tokens_reused", stats.tokens_reused()},
+          {"checked_heads", stats.checked_heads()},
+          {"captured_mass_sum", stats.captured_mass_sum()},
+          {"output_error_sum", stats.output_error_sum()},
           {"weight_bytes", stats.weight_bytes()},
           {"kv_bytes", stats.worker_kv_bytes()},
           {"kv_limit_bytes", stats.worker_kv_limit_bytes()}};

@@ -1,9 +1,11 @@
 #include "services/kv_control/convert.h"
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 
 #include "common/status.h"
+#include "kvstore/arena.h"
 
 namespace tailor {
 namespace {
@@ -84,8 +86,38 @@ SlottedGrant ParseGrant(const v1::SequenceGrant& grant) {
   result.grant.sealed_pages = grant.sealed_pages();
   result.grant.committed_tokens = grant.committed_tokens();
   result.grant.exact = grant.exact();
+  result.grant.budget_doublings = std::clamp(grant.budget_doublings(), 0, kMaxBudgetDoublings);
   result.slot = grant.slot();
   return result;
+}
+
+absl::StatusOr<ExactCall> ParseExactCall(const v1::AttendExactlyRequest& request) {
+  if (request.queries_size() > static_cast<int>(kMaxExactQueries)) {
+    return absl::InvalidArgumentError(absl::StrCat("call has ", request.queries_size(),
+                                                   " exact queries, limit ", kMaxExactQueries));
+  }
+  ExactCall call = {.sequence = ParseHandle(request.sequence()),
+                    .sealed_pages = request.sealed_pages(),
+                    .sink_tokens = request.sink_tokens(),
+                    .queries = {}};
+  for (const v1::ExactQuery& query : request.queries()) {
+    const auto& q = query.q();
+    if (!std::all_of(q.begin(), q.end(), [](float value) { return std::isfinite(value); })) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("exact query of layer ", query.layer(), " is not finite"));
+    }
+    call.queries.push_back({query.layer(), query.kv_head(), {q.begin(), q.end()}});
+  }
+  return call;
+}
+
+std::vector<ExactOutput> ParseExactAnswers(const v1::AttendExactlyResponse& response) {
+  std::vector<ExactOutput> answers;
+  for (const v1::ExactAnswer& answer : response.answers()) {
+    answers.push_back({.lse = {answer.lse().begin(), answer.lse().end()},
+                       .out = {answer.out().begin(), answer.out().end()}});
+  }
+  return answers;
 }
 
 StoreStats ParseStats(const v1::GetStatsResponse& response) {
@@ -103,7 +135,8 @@ StoreStats ParseStats(const v1::GetStatsResponse& response) {
           .evicted_sequences = response.evicted_sequences(),
           .checksum_failures = response.checksum_failures(),
           .stale_refusals = response.stale_refusals(),
-          .selects = response.selects()};
+          .selects = response.selects(),
+          .exact_queries = response.exact_queries()};
 }
 
 void Fill(LeaseRef lease, v1::Lease* out) {
@@ -140,6 +173,27 @@ void Fill(const SlottedGrant& grant, v1::SequenceGrant* out) {
   out->set_sealed_pages(grant.grant.sealed_pages);
   out->set_committed_tokens(grant.grant.committed_tokens);
   out->set_exact(grant.grant.exact);
+  out->set_budget_doublings(grant.grant.budget_doublings);
+}
+
+void Fill(const ExactCall& call, v1::AttendExactlyRequest* out) {
+  Fill(call.sequence, out->mutable_sequence());
+  out->set_sealed_pages(call.sealed_pages);
+  out->set_sink_tokens(call.sink_tokens);
+  for (const ExactQuery& query : call.queries) {
+    v1::ExactQuery* to = out->add_queries();
+    to->set_layer(query.layer);
+    to->set_kv_head(query.kv_head);
+    to->mutable_q()->Add(query.q.begin(), query.q.end());
+  }
+}
+
+void Fill(const std::vector<ExactOutput>& answers, v1::AttendExactlyResponse* out) {
+  for (const ExactOutput& answer : answers) {
+    v1::ExactAnswer* to = out->add_answers();
+    to->mutable_lse()->Add(answer.lse.begin(), answer.lse.end());
+    to->mutable_out()->Add(answer.out.begin(), answer.out.end());
+  }
 }
 
 void Fill(const StoreStats& stats, v1::GetStatsResponse* out) {
@@ -158,6 +212,7 @@ void Fill(const StoreStats& stats, v1::GetStatsResponse* out) {
   out->set_checksum_failures(stats.checksum_failures);
   out->set_stale_refusals(stats.stale_refusals);
   out->set_selects(stats.selects);
+  out->set_exact_queries(stats.exact_queries);
 }
 
 v1::PageOrigin ToProto(PageOrigin origin) {

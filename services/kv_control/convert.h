@@ -22,6 +22,8 @@ absl::StatusOr<PoolSpec> ParsePoolSpec(const v1::OpenPoolRequest& request);
 absl::StatusOr<PageOrigin> ParseOrigin(v1::PageOrigin origin);
 absl::StatusOr<std::vector<TokenId>> ParseHistory(const v1::OpenSequenceRequest& request);
 SlottedGrant ParseGrant(const v1::SequenceGrant& grant);
+absl::StatusOr<ExactCall> ParseExactCall(const v1::AttendExactlyRequest& request);
+std::vector<ExactOutput> ParseExactAnswers(const v1::AttendExactlyResponse& response);
 StoreStats ParseStats(const v1::GetStatsResponse& response);
 
 void Fill(LeaseRef lease, v1::Lease* out);
@@ -29,6 +31,8 @@ void Fill(SequenceHandle handle, v1::SequenceHandle* out);
 void Fill(const SequenceKey& key, v1::SequenceKey* out);
 void Fill(const PoolSpec& spec, v1::OpenPoolRequest* out);
 void Fill(const SlottedGrant& grant, v1::SequenceGrant* out);
+void Fill(const ExactCall& call, v1::AttendExactlyRequest* out);
+void Fill(const std::vector<ExactOutput>& answers, v1::AttendExactlyResponse* out);
 void Fill(const StoreStats& stats, v1::GetStatsResponse* out);
 v1::PageOrigin ToProto(PageOrigin origin);
 

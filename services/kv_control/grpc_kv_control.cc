@@ -103,6 +103,17 @@ class GrpcKvControl : public KvControl {
     return Call(&v1::KvStore::Stub::RemoveSequence, request, &response);
   }
 
+  absl::StatusOr<std::vector<ExactOutput>> AttendExactly(LeaseRef lease,
+                                                         const ExactCall& call) override {
+    v1::AttendExactlyRequest request;
+    Fill(lease, request.mutable_lease());
+    Fill(call, &request);
+    v1::AttendExactlyResponse response;
+    TS_RETURN_IF_ERROR(
+        Call(&v1::KvStore::Stub::AttendExactly, request, &response, call.sealed_pages));
+    return ParseExactAnswers(response);
+  }
+
   absl::StatusOr<StoreStats> Stats(LeaseRef lease) override {
     v1::GetStatsRequest request;
     Fill(lease, request.mutable_lease());

@@ -87,6 +87,17 @@ grpc::Status KvService::RemoveSequence(grpc::ServerContext*,
   return ToGrpc(store_->RemoveSequence(ParseLease(request->lease()), *key));
 }
 
+grpc::Status KvService::AttendExactly(grpc::ServerContext*,
+                                      const v1::AttendExactlyRequest* request,
+                                      v1::AttendExactlyResponse* response) {
+  const absl::StatusOr<ExactCall> call = ParseExactCall(*request);
+  if (!call.ok()) return ToGrpc(call.status());
+  const auto answers = store_->AttendExactly(ParseLease(request->lease()), *call);
+  if (!answers.ok()) return ToGrpc(answers.status());
+  Fill(*answers, response);
+  return grpc::Status::OK;
+}
+
 grpc::Status KvService::GetStats(grpc::ServerContext*, const v1::GetStatsRequest* request,
                                  v1::GetStatsResponse* response) {
   const absl::StatusOr<StoreStats> stats = store_->Stats(ParseLease(request->lease()));

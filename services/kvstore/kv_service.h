@@ -29,6 +29,8 @@ class KvService final : public v1::KvStore::Service {
                              v1::CloseSequenceResponse*) override;
   grpc::Status RemoveSequence(grpc::ServerContext*, const v1::RemoveSequenceRequest* request,
                               v1::RemoveSequenceResponse*) override;
+  grpc::Status AttendExactly(grpc::ServerContext*, const v1::AttendExactlyRequest* request,
+                             v1::AttendExactlyResponse* response) override;
   grpc::Status GetStats(grpc::ServerContext*, const v1::GetStatsRequest* request,
                         v1::GetStatsResponse* response) override;
 

@@ -59,6 +59,11 @@ void WriteReport(const TurnReport& report, v1::TurnReport* out) {
   out->set_tokens_per_second(report.tokens_per_second);
   out->set_rows_fetched(report.rows_fetched);
   out->set_bytes_fetched(report.bytes_fetched);
+  out->set_checked_heads(report.checked_heads);
+  out->set_captured_mass_mean(report.captured_mass_mean);
+  out->set_captured_mass_worst(report.captured_mass_worst);
+  out->set_output_error_mean(report.output_error_mean);
+  out->set_budget_rows(report.budget_rows);
   v1::TierBytes* bytes = out->mutable_bytes();
   bytes->set_quantized_codes(report.bytes.quantized_codes);
   bytes->set_resident(report.bytes.resident);
@@ -114,6 +119,9 @@ void WriteStats(const EngineStats& stats, v1::GetWorkerStatsResponse* out) {
   out->set_tokens_generated(stats.tokens_generated);
   out->set_tokens_prefilled(stats.tokens_prefilled);
   out->set_tokens_reused(stats.tokens_reused);
+  out->set_checked_heads(stats.checked_heads);
+  out->set_captured_mass_sum(stats.captured_mass_sum);
+  out->set_output_error_sum(stats.output_error_sum);
   out->set_weight_bytes(stats.weight_bytes);
   out->set_worker_kv_bytes(stats.worker_kv_bytes);
   out->set_worker_kv_limit_bytes(stats.worker_kv_limit_bytes);

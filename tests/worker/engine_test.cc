@@ -69,13 +69,16 @@ struct Variant {
   int32_t bits = 4;
   int64_t worker_memory_bytes = 0;
   int32_t max_sequences = 8;
+  int32_t check_every_tokens = 256;
+  float mass_floor = 0;
+  bool quantizes = true;  // layer 0
 };
 
 class EngineTest : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
     scratch_ = new ScratchDir();
-    WriteTinyModel(*scratch_ / "tiny.gguf");
+    WriteTinyModel(*scratch_ / "tiny.gguf", {.context_tokens = 8192});
   }
   static void TearDownTestSuite() {
     delete scratch_;
@@ -99,6 +102,9 @@ class EngineTest : public ::testing::Test {
     policy.query = setup.query;
     policy.select.top_k = setup.top_k;
     policy.bits = setup.bits;
+    policy.check_every_tokens = setup.check_every_tokens;
+    policy.mass_floor = setup.mass_floor;
+    if (!setup.quantizes) policy.quantized_layers.clear();
     auto backend = MakeCpuBackend({.threads = setup.threads});
     EXPECT_TRUE(backend.ok()) << backend.status();
     auto engine = Engine::Create({.worker_memory_bytes = setup.worker_memory_bytes,
@@ -280,6 +286,93 @@ TEST_F(EngineTest, AResumedTurnGoesOnBitForBitLikeOneThatNeverBrokeOff) {
   }
 }
 
+TEST_F(EngineTest, ChecksAloneChangeNoTokenAndReportWhatWasSeen) {
+  const auto prompt = RandomIds(700, 6);
+  const Outcome unchecked =
+      Run(*MakeEngine({.top_k = 8, .check_every_tokens = 0}), Request("u", prompt, 30));
+  const Outcome checked =
+      Run(*MakeEngine({.top_k = 8, .check_every_tokens = 4}), Request("c", prompt, 30));
+  ASSERT_TRUE(checked.result.ok()) << checked.result.status();
+  EXPECT_EQ(checked.tokens, unchecked.tokens);
+  EXPECT_EQ(checked.logprobs, unchecked.logprobs);
+  EXPECT_EQ(unchecked.result->report.checked_heads, 0);
+  const TurnReport& report = checked.result->report;
+  // 29 steps from position 700 on, of which eight are multiples of four; 700 is the first.
+  EXPECT_EQ(report.checked_heads % 8, 0);
+  EXPECT_GT(report.checked_heads, 0);
+  EXPECT_GT(report.captured_mass_mean, 0.0);
+  EXPECT_LT(report.captured_mass_mean, 1.0);
+  EXPECT_LE(report.captured_mass_worst, report.captured_mass_mean);
+  EXPECT_GT(report.output_error_mean, 0.0);
+  EXPECT_EQ(report.budget_rows, 8);
+}
+
+TEST_F(EngineTest, FetchingAllSeesAllOfTheAttention) {
+  for (const Selector selector : {Selector::kInline, Selector::kStore}) {
+    store_ = MakeStore(int64_t{96} << 20);
+    const Outcome all = Run(*MakeEngine({.selector = selector, .top_k = 4096}),
+                            Request("a", RandomIds(700, 7), 4));
+    ASSERT_TRUE(all.result.ok()) << all.result.status();
+    EXPECT_GT(all.result->report.checked_heads, 0);
+    EXPECT_NEAR(all.result->report.captured_mass_worst, 1.0, 1e-5);
+    EXPECT_NEAR(all.result->report.output_error_mean, 0.0, 1e-5);
+  }
+}
+
+TEST_F(EngineTest, BelowTheFloorTheBudgetDoublesAndIsKeptForTheNextTurn) {
+  const auto prompt = RandomIds(700, 8);
+  // A random model attends flatly: no budget short of all of it reaches such a floor.
+  const Variant strict = {.top_k = 8, .check_every_tokens = 2, .mass_floor = 0.9999f};
+  const Outcome grown = Run(*MakeEngine(strict), Request("g", prompt, 60));
+  ASSERT_TRUE(grown.result.ok()) << grown.result.status();
+  EXPECT_EQ(grown.result->report.budget_rows, 512) << "the first budget above the 504 candidates";
+  // The next turn, of a new worker, starts from that budget.
+  const auto history = Concat(prompt, grown.tokens);
+  const Outcome next = Run(*MakeEngine(strict), Request("g", history, 4));
+  ASSERT_TRUE(next.result.ok()) << next.result.status();
+  EXPECT_EQ(next.result->report.budget_rows, 512);
+  EXPECT_NEAR(next.result->report.captured_mass_worst, 1.0, 1e-5);
+}
+
+TEST_F(EngineTest, BeyondTheLargestBudgetAttentionIsExactLikeTheFullCaches) {
+  const Variant strict = {.top_k = 4096, .check_every_tokens = 1, .mass_floor = 0.99999f,
+                          .quantizes = false};
+  const auto engine = MakeEngine(strict);
+  const auto prompt = RandomIds(4600, 10);  // more candidates than the largest budget
+  const Outcome grown = Run(*engine, Request("g", prompt, 4));
+  ASSERT_TRUE(grown.result.ok()) << grown.result.status();
+  EXPECT_EQ(grown.result->report.budget_rows, 0);
+  for (const char* name : {"hybrid", "full"}) {
+    ASSERT_TRUE(engine->Fork({"t", "g"}, {"t", name}).ok());
+  }
+  const auto history = Concat(prompt, Concat(grown.tokens, {17, 18}));
+  const Outcome hybrid = Run(*engine, Request("hybrid", history, 6));
+  const Outcome full = Run(*engine, Request("full", history, 6, AttentionMode::kFull));
+  ASSERT_TRUE(hybrid.result.ok() && full.result.ok());
+  EXPECT_EQ(hybrid.logprobs, full.logprobs);
+}
+
+TEST_F(EngineTest, AGrownBudgetSurvivesTheWorkersDeathBitForBit) {
+  const auto prompt = RandomIds(600, 9);
+  const Variant strict = {.top_k = 8, .check_every_tokens = 8, .mass_floor = 0.95f};
+  const Outcome whole = Run(*MakeEngine(strict), Request("whole", prompt, 60));
+  ASSERT_EQ(whole.tokens.size(), 60u);
+  EXPECT_GT(whole.result->report.budget_rows, 8);
+  for (const int seen : {1, 8, 9, 17, 40}) {
+    SCOPED_TRACE(seen);
+    store_ = MakeStore(int64_t{96} << 20);
+    (void)Run(*MakeEngine(strict), Request("struck", prompt, seen + 1));
+    TurnRequest rest = Request(
+        "struck", Concat(prompt, {whole.tokens.begin(), whole.tokens.begin() + seen}), 60 - seen);
+    rest.resumed_tokens = seen;
+    const Outcome resumed = Run(*MakeEngine(strict), rest);
+    ASSERT_TRUE(resumed.result.ok()) << resumed.result.status();
+    EXPECT_THAT(resumed.logprobs, ::testing::ElementsAreArray(whole.logprobs.begin() + seen,
+                                                              whole.logprobs.end()));
+    EXPECT_EQ(resumed.result->report.budget_rows, whole.result->report.budget_rows);
+  }
+}
+
 TEST_F(EngineTest, ANewSequenceSharesTheSealedPrefixOfItsTenantOnly) {
   auto engine = MakeEngine();
   const auto document = RandomIds(600, 12);
@@ -380,8 +473,8 @@ TEST_F(EngineTest, BadRequestsAreRefusedWithThingValueAndLimit) {
   };
   EXPECT_THAT(message(Request("s", {}, 1)), HasSubstr("0 tokens"));
   EXPECT_THAT(message(Request("s", {16, 272}, 1)), HasSubstr("token 1 is 272, limit 0..271"));
-  EXPECT_THAT(message(Request("s", RandomIds(4000, 1), 97)),
-              HasSubstr("4000 tokens and max_new_tokens is 97, the context holds 4096"));
+  EXPECT_THAT(message(Request("s", RandomIds(8000, 1), 193)),
+              HasSubstr("8000 tokens and max_new_tokens is 193, the context holds 8192"));
   TurnRequest hot = Request("s", {16}, 1);
   hot.sampling.temperature = -1;
   EXPECT_THAT(message(hot), HasSubstr("temperature is -1"));

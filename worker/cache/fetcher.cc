@@ -18,6 +18,8 @@ class InlineFetcher final : public RowFetcher {
         scratch_(backend->host_threads()),
         head_status_(shape.kv_heads) {}
 
+  void SetTopK(int32_t top_k) override { params_.top_k = top_k; }
+
   absl::Status Post(int32_t layer, const SealedPages& sealed, std::span<const float> q) override {
     TS_CHECK(posted_.size() < kMaxPosted);  // a third would overwrite the first
     kmax_.Extend(*sealed.pool, sealed.pages);
@@ -53,7 +55,7 @@ class InlineFetcher final : public RowFetcher {
     int slot;
   };
   Backend* backend_;
-  const SelectParams params_;
+  SelectParams params_;
   RunningKmax kmax_;
   std::vector<SelectScratch> scratch_;     // [threads]
   std::vector<absl::Status> head_status_;  // [kv_heads]
@@ -65,6 +67,8 @@ class InlineFetcher final : public RowFetcher {
 class StoreFetcher final : public RowFetcher {
  public:
   StoreFetcher(KvClient* store, const SelectParams& params) : store_(store), params_(params) {}
+
+  void SetTopK(int32_t top_k) override { params_.top_k = top_k; }
 
   absl::Status Post(int32_t layer, const SealedPages& sealed, std::span<const float> q) override {
     TS_CHECK(posted_.size() < kMaxPosted);
@@ -91,7 +95,7 @@ class StoreFetcher final : public RowFetcher {
     uint64_t ticket;
   };
   KvClient* store_;
-  const SelectParams params_;
+  SelectParams params_;
   std::deque<Posted> posted_;
 };
 

@@ -28,6 +28,8 @@ static_assert(kMaxPosted <= kMaxPendingSelects);
 class RowFetcher {
  public:
   virtual ~RowFetcher() = default;
+  // Rows a KV head of the selections posted from now on; a control keeps to its own number.
+  virtual void SetTopK(int32_t) {}
   // Starts the selection of one layer. At most kMaxPosted may be posted and not taken (TS_CHECK).
   virtual absl::Status Post(int32_t layer, const SealedPages& sealed, std::span<const float> q) = 0;
   // The rows of the oldest post, which must be of `layer` (TS_CHECK); valid until the next Take, and

@@ -1,6 +1,7 @@
 #include "worker/cache/sequence_cache.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "worker/cache/full_cache.h"
 #include "worker/cache/offloaded_cache.h"
@@ -40,9 +41,11 @@ SequenceCache::SequenceCache(Backend* backend, KvClient* store, const PoolView* 
   for (int32_t layer = 0; layer < pool_->shape().layers; ++layer) {
     layers_.push_back(MakeLayerCache(backend_, layer, pool_->shape(), policy_, mode_));
   }
+  budget_doublings_ = grant_.budget_doublings;
   fetcher_ = policy_.selector == Selector::kStore
                  ? MakeStoreFetcher(store_, policy_.select)
                  : MakeInlineFetcher(backend_, pool_->shape(), policy_.select);
+  if (!attends_exactly()) fetcher_->SetTopK(BudgetRows());
 }
 
 absl::StatusOr<std::unique_ptr<SequenceCache>> SequenceCache::Make(
@@ -129,7 +132,8 @@ void SequenceCache::NewRows(int32_t layer, std::span<BFloat16*> store_rows,
 }
 
 bool SequenceCache::Fetches(int32_t layer) const {
-  return mode_ == CacheMode::kHybrid && PagesToSeal(tokens()) > 0 && !policy_.IsQuantized(layer);
+  return mode_ == CacheMode::kHybrid && PagesToSeal(tokens()) > 0 &&
+         !policy_.IsQuantized(layer) && !attends_exactly();
 }
 
 absl::Status SequenceCache::PostFetch(int32_t layer, std::span<const float> q) {
@@ -146,9 +150,94 @@ absl::Status SequenceCache::Attend(int32_t layer, MatrixView<const float> q,
     rows_fetched_ += int64_t{call.fetched.count} * pool_->shape().kv_heads;
   }
   if (probe_ != nullptr) call.lse = probe_->lse();
-  layers_[layer]->Attend(call, scratch_);
+  TS_RETURN_IF_ERROR(AttendLayer(layer, call));
   if (probe_ != nullptr) probe_->OnAttend(layer, Rows(tokens() + 1), call);
   return absl::OkStatus();
+}
+
+absl::Status SequenceCache::AttendLayer(int32_t layer, AttendCall& call) {
+  const bool sparse = mode_ == CacheMode::kHybrid && !policy_.IsQuantized(layer);
+  if (sparse && attends_exactly()) {
+    rows_fetched_ += call.tokens * pool_->shape().kv_heads;
+    backend_->Attend({.q = call.q,
+                      .segments = StoreSegments(layer, call.tokens),
+                      .head_dim = pool_->shape().head_dim,
+                      .mask = Mask::kNone,
+                      .out = call.out,
+                      .lse = call.lse});
+    return absl::OkStatus();
+  }
+  if (!Fetches(layer) || !ChecksNow()) {
+    layers_[layer]->Attend(call, scratch_);
+    return absl::OkStatus();
+  }
+  // Kept for this step alone: checks are too seldom to hold memory for.
+  const int64_t q_heads = call.q.cols / pool_->shape().head_dim;
+  TS_ASSIGN_OR_RETURN(const DeviceBuffer lse,
+                      backend_->Allocate(q_heads * static_cast<int64_t>(sizeof(float))));
+  if (call.lse.data == nullptr) call.lse = lse.Matrix<float>(1, q_heads);
+  layers_[layer]->Attend(call, scratch_);
+  return CheckHead(layer, call);
+}
+
+bool SequenceCache::ChecksNow() const {
+  if (policy_.check_every_tokens == 0) return false;
+  return tokens() == turn_start_ || tokens() % policy_.check_every_tokens == 0;
+}
+
+// Notes what one KV head attended and which rows it fetched; the store is asked when the step ends.
+absl::Status SequenceCache::CheckHead(int32_t layer, const AttendCall& call) {
+  const PoolShape& shape = pool_->shape();
+  const int64_t d = shape.head_dim, width = call.q.cols / shape.kv_heads, group = width / d;
+  // All heads in turn, whatever the number of layers.
+  const int64_t head = (tokens() / std::max(policy_.check_every_tokens, 1) + layer) % shape.kv_heads;
+  TS_ASSIGN_OR_RETURN(const DeviceBuffer partial,
+                      backend_->Allocate((width + group) * static_cast<int64_t>(sizeof(float))));
+  const MatrixView<float> out(partial.As<float>(), 1, width);
+  const MatrixView<float> lse(partial.As<float>() + width, 1, group);
+  const RowSegment rows = {call.fetched.rows.data() + head * call.fetched.count * 2 * d,
+                           call.fetched.count};
+  const std::span<const RowSegment> segments(&rows, call.fetched.count > 0 ? 1 : 0);
+  StepCheck::Head check;
+  check.query = {layer, static_cast<int32_t>(head), std::vector<float>(width)};
+  check.attended_lse.resize(group);
+  check.attended_out.resize(width);
+  check.fetched_lse.assign(group, -std::numeric_limits<float>::infinity());
+  check.fetched_out.assign(width, 0.0f);
+  const auto download = [&](const float* from, std::vector<float>& to) {
+    backend_->Download(from, std::as_writable_bytes(std::span(to)));
+  };
+  download(call.q.data + head * width, check.query.q);
+  download(call.out.data + head * width, check.attended_out);
+  download(call.lse.data + head * group, check.attended_lse);
+  if (!segments.empty()) {
+    backend_->Attend({.q = {call.q.data + head * width, 1, width},
+                      .segments = std::span(&segments, 1),
+                      .head_dim = shape.head_dim,
+                      .mask = Mask::kNone,
+                      .out = out,
+                      .lse = lse});
+    download(out.data, check.fetched_out);
+    download(lse.data, check.fetched_lse);
+  }
+  step_check_.Add(std::move(check));
+  return absl::OkStatus();
+}
+
+// Compares with the store's exact attention. Below the floor the budget doubles, from the token after
+// this one on.
+absl::Status SequenceCache::FinishCheck() {
+  if (step_check_.empty()) return absl::OkStatus();
+  TS_ASSIGN_OR_RETURN(const std::vector<ExactOutput> answers,
+                      store_->AttendExactly({.sequence = grant_.handle,
+                                             .sealed_pages = PagesToSeal(tokens()),
+                                             .sink_tokens = policy_.sink_tokens,
+                                             .queries = step_check_.Queries()}));
+  const double captured = step_check_.Finish(answers, checks_);
+  if (captured >= policy_.mass_floor) return absl::OkStatus();
+  ++budget_doublings_;
+  if (!attends_exactly()) fetcher_->SetTopK(BudgetRows());
+  return store_->SetBudget(grant_.handle, budget_doublings_, tokens() + 1);
 }
 
 absl::Status SequenceCache::PublishTokens(std::span<const TokenId> ids) {
@@ -175,6 +264,7 @@ absl::Status SequenceCache::SealUpTo(int64_t sealed_pages) {
 }
 
 absl::Status SequenceCache::CommitToken(TokenId token) {
+  TS_RETURN_IF_ERROR(FinishCheck());
   const int64_t page = PagesToSeal(tokens());
   TS_RETURN_IF_ERROR(PublishTokens(std::span(&token, 1)));
   if (PagesToSeal(tokens()) == page) return absl::OkStatus();

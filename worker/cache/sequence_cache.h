@@ -7,11 +7,13 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "kvstore/client/kv_client.h"
 #include "worker/cache/fetcher.h"
 #include "worker/cache/layer_cache.h"
+#include "worker/cache/self_check.h"
 #include "worker/policy/layer_policy.h"
 
 namespace tailor {
@@ -52,7 +54,7 @@ class SequenceCache {
   // --- decode, one token: for every layer NewRows, (Fetch,) Attend; then CommitToken ---
   // Pointers to the new token's rows: [kv_heads] in the store's page, then [kv_heads] in the window.
   void NewRows(int32_t layer, std::span<BFloat16*> store_rows, std::span<BFloat16*> window_rows);
-  bool Fetches(int32_t layer) const;  // sparse, hybrid, and something is sealed
+  bool Fetches(int32_t layer) const;  // sparse, hybrid, something is sealed, the budget is not all
   absl::Status PostFetch(int32_t layer, std::span<const float> q);
   absl::Status Attend(int32_t layer, MatrixView<const float> q, MatrixView<float> out);
   absl::Status CommitToken(TokenId token);
@@ -64,6 +66,14 @@ class SequenceCache {
   absl::Status ExtendLayer(int32_t layer, int64_t tokens);
   // After every layer caught up: publishes the new tokens and seals what left the window.
   absl::Status CommitPrefill(std::span<const TokenId> new_tokens);
+
+  // --- self-check ---
+  // A turn's first decode step, which is checked, is at this position.
+  void StartTurn(int64_t position) { turn_start_ = position; }
+  // What was found since the last call.
+  CheckTotals TakeChecks() { return std::exchange(checks_, {}); }
+  // Rows fetched a KV head and layer; 0: all, attention is exact.
+  int32_t budget_rows() const { return attends_exactly() ? 0 : BudgetRows(); }
 
   int64_t tokens() const { return static_cast<int64_t>(token_ids_.size()); }
   std::span<const TokenId> token_ids() const { return token_ids_; }
@@ -84,6 +94,12 @@ class SequenceCache {
   PagedRows Rows(int64_t tokens) const;
   absl::Status PublishTokens(std::span<const TokenId> ids);
   absl::Status SealUpTo(int64_t sealed_pages);
+  bool ChecksNow() const;
+  int32_t BudgetRows() const { return policy_.select.top_k << budget_doublings_; }
+  bool attends_exactly() const { return BudgetRows() > kMaxTopK; }
+  absl::Status AttendLayer(int32_t layer, AttendCall& call);
+  absl::Status CheckHead(int32_t layer, const AttendCall& call);
+  absl::Status FinishCheck();
 
   Backend* backend_;
   KvClient* store_;
@@ -98,6 +114,10 @@ class SequenceCache {
   AttendScratch scratch_;
   AttendProbe* probe_ = nullptr;
   int64_t rows_fetched_ = 0;
+  int32_t budget_doublings_ = 0;
+  int64_t turn_start_ = -1;
+  StepCheck step_check_;
+  CheckTotals checks_;
 };
 
 }  // namespace tailor

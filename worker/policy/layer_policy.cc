@@ -1,6 +1,7 @@
 #include "worker/policy/layer_policy.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "absl/strings/str_join.h"
 #include "common/status.h"
@@ -58,6 +59,14 @@ absl::Status LayerPolicy::Validate(const LlamaHyperparameters& model,
   TS_RETURN_IF_ERROR(CheckRange("recent_tokens", recent_tokens, 1, 4096));
   TS_RETURN_IF_ERROR(CheckRange("channels", select.channels, 1, model.head_dim));
   TS_RETURN_IF_ERROR(CheckRange("top_k", select.top_k, 1, kMaxTopK));
+  TS_RETURN_IF_ERROR(CheckRange("check_every_tokens", check_every_tokens, 0, 1 << 20));
+  if (!(mass_floor >= 0 && mass_floor < 1)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("policy field mass_floor is ", mass_floor, ", limit 0 to below 1"));
+  }
+  if (mass_floor > 0 && check_every_tokens == 0) {
+    return absl::InvalidArgumentError("policy field mass_floor needs check_every_tokens above 0");
+  }
   return absl::OkStatus();
 }
 
@@ -70,6 +79,10 @@ Fingerprint LayerPolicy::fingerprint() const {
   f.AddInt(bits).AddInt(residual_tokens).AddInt(sink_tokens).AddInt(recent_tokens);
   f.AddInt(select.channels).AddInt(select.top_k);
   f.AddInt(static_cast<int64_t>(query)).AddInt(static_cast<int64_t>(predict_norm));
+  // Checks alone change no token.
+  if (mass_floor > 0) {
+    f.AddInt(check_every_tokens).AddInt(static_cast<int64_t>(std::bit_cast<uint32_t>(mass_floor)));
+  }
   return f.Finish();
 }
 
@@ -79,7 +92,8 @@ std::string LayerPolicy::Summary() const {
       residual_tokens, "; sparse layers: ", select.channels, " channels, ", select.top_k,
       " rows fetched, sink ", sink_tokens, ", recent ", recent_tokens, ", query ",
       query == QueryMode::kExact ? "exact" : "predicted", ", selector ",
-      selector == Selector::kInline ? "inline" : "store");
+      selector == Selector::kInline ? "inline" : "store",
+      mass_floor > 0 ? absl::StrCat(", mass floor ", mass_floor) : "");
 }
 
 LayerPolicy LayerPolicy::Default(const std::string& model_name, const Fingerprint& weights,

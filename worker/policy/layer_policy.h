@@ -41,6 +41,13 @@ struct LayerPolicy {
   Selector selector = Selector::kInline;
   QueryMode query = QueryMode::kExact;
   PredictNorm predict_norm = PredictNorm::kNext;
+  // Self-check of sparse layers (worker/cache/self_check.h): at a turn's first decode step and at every
+  // position that this divides; 0: never. Oftener sees more and costs more: a check reads one KV head's
+  // rows of every sparse layer.
+  int32_t check_every_tokens = 256;
+  // Below this mean captured mass a sequence's top_k doubles, in the end to exact attention; 0: never.
+  // Higher is closer to exact and slower.
+  float mass_floor = 0;
 
   // Tokens the worker keeps beyond the last sealed page: max(recent, residual).
   int32_t WindowTokens() const;

@@ -28,6 +28,13 @@ absl::Status ReadInt(const json& object, const char* field, int32_t* out) {
   return absl::OkStatus();
 }
 
+absl::Status ReadFloat(const json& object, const char* field, float* out) {
+  if (!object.contains(field)) return absl::OkStatus();
+  if (!object[field].is_number()) return FieldError(field, "a number");
+  *out = object[field].get<float>();
+  return absl::OkStatus();
+}
+
 template <typename Enum>
 absl::Status ReadChoice(const json& object, const char* field, const char* first, Enum first_value,
                         const char* second, Enum second_value, Enum* out) {
@@ -47,7 +54,7 @@ absl::Status RefuseUnknownFields(const json& object) {
   static const std::set<std::string> kKnown = {
       "version", "model_name", "weights", "quantized_layers", "bits", "residual_tokens",
       "sink_tokens", "recent_tokens", "channels", "top_k", "selector", "query", "predict_norm",
-      "evidence"};
+      "check_every_tokens", "mass_floor", "evidence"};
   for (const auto& item : object.items()) {
     if (!kKnown.contains(item.key())) {
       return absl::InvalidArgumentError(absl::StrCat("policy field ", item.key(), " is unknown"));
@@ -103,6 +110,8 @@ std::string LayerPolicy::ToJson() const {
       {"selector", selector == Selector::kInline ? "inline" : "store"},
       {"query", query == QueryMode::kExact ? "exact" : "predicted"},
       {"predict_norm", predict_norm == PredictNorm::kCurrent ? "current" : "next"},
+      {"check_every_tokens", check_every_tokens},
+      {"mass_floor", mass_floor},
   };
   return object.dump(2) + "\n";
 }
@@ -126,6 +135,8 @@ absl::StatusOr<LayerPolicy> LayerPolicy::FromJson(std::string_view text) {
                                 QueryMode::kPredicted, &policy.query));
   TS_RETURN_IF_ERROR(ReadChoice(object, "predict_norm", "current", PredictNorm::kCurrent, "next",
                                 PredictNorm::kNext, &policy.predict_norm));
+  TS_RETURN_IF_ERROR(ReadInt(object, "check_every_tokens", &policy.check_every_tokens));
+  TS_RETURN_IF_ERROR(ReadFloat(object, "mass_floor", &policy.mass_floor));
   policy.select.sink_tokens = policy.sink_tokens;
   return policy;
 }

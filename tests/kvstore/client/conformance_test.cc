@@ -193,6 +193,54 @@ TEST_P(KvClientConformance, ADamagedRowIsNeverServed) {
   EXPECT_EQ(client_->VerifyPages(sequence->handle, 0, 2).code(), absl::StatusCode::kDataLoss);
 }
 
+// The sums are checked in tests/kvstore/select; here, that they come through, and what is refused.
+TEST_P(KvClientConformance, ExactAttentionAnswersEachQueryAndRefusesWhatIsNotThere) {
+  const auto sequence = WriteSequence(*client_, pool_, "a", 2 * kPageTokens, 1);
+  ASSERT_TRUE(sequence.ok()) << sequence.status();
+  const std::vector<float> q = KnownQuery(pool_.shape(), kQHeads, 5);
+  const std::vector<float> head(q.begin(), q.begin() + q.size() / 2);
+  const ExactCall call = {.sequence = sequence->handle,
+                          .sealed_pages = 2,
+                          .sink_tokens = 8,
+                          .queries = {{0, 1, head}, {2, 0, head}}};
+  const auto answers = client_->AttendExactly(call);
+  ASSERT_TRUE(answers.ok()) << answers.status();
+  ASSERT_EQ(answers->size(), 2u);
+  ExactScratch scratch;
+  for (size_t i = 0; i < 2; ++i) {
+    ExactOutput want;
+    ASSERT_TRUE(AttendExactly({.pool = &pool_,
+                               .layer = call.queries[i].layer,
+                               .kv_head = call.queries[i].kv_head,
+                               .sealed_pages = std::span(sequence->pages).first(2),
+                               .sink_tokens = 8,
+                               .q = head},
+                              scratch, &want)
+                    .ok());
+    EXPECT_EQ((*answers)[i].lse, want.lse);
+    EXPECT_EQ((*answers)[i].out, want.out);
+  }
+  const auto refused = [&](auto spoil) {
+    ExactCall bad = call;
+    spoil(bad);
+    return client_->AttendExactly(bad).status().code();
+  };
+  EXPECT_EQ(refused([](ExactCall& c) { c.sequence.generation += 1; }),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(refused([](ExactCall& c) { c.sealed_pages = 3; }),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(refused([](ExactCall& c) { c.sink_tokens = kPageTokens + 1; }),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(refused([](ExactCall& c) { c.queries[0].layer = 3; }),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(refused([](ExactCall& c) { c.queries[1].kv_head = 2; }),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(refused([](ExactCall& c) { c.queries[1].q.pop_back(); }),
+            absl::StatusCode::kInvalidArgument);
+  pool_.Rows(2, 0, sequence->pages[1])[5].bits ^= 1;
+  EXPECT_EQ(client_->AttendExactly(call).status().code(), absl::StatusCode::kDataLoss);
+}
+
 TEST_P(KvClientConformance, ADetachedSequenceIsFoundAgainByAnotherClient) {
   const auto sequence = WriteSequence(*client_, pool_, "a", 2 * kPageTokens + 7, 1);
   ASSERT_TRUE(sequence.ok()) << sequence.status();

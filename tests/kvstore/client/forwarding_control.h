@@ -43,6 +43,10 @@ class ForwardingControl : public KvControl {
   absl::Status RemoveSequence(LeaseRef lease, const SequenceKey& key) override {
     return to_->RemoveSequence(lease, key);
   }
+  absl::StatusOr<std::vector<ExactOutput>> AttendExactly(LeaseRef lease,
+                                                         const ExactCall& call) override {
+    return to_->AttendExactly(lease, call);
+  }
   absl::StatusOr<StoreStats> Stats(LeaseRef lease) override { return to_->Stats(lease); }
 
  private:

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <string>
 
 namespace tailor {
@@ -52,6 +53,7 @@ TEST(KvConvert, AGrantSurvivesTheRoundTrip) {
                  .pages = {PageId{4}, PageId{0}, PageId{0xfffffffe}},
                  .sealed_pages = 2,
                  .committed_tokens = 300,
+                 .budget_doublings = 3,
                  .exact = false};
   v1::SequenceGrant message;
   Fill(grant, &message);
@@ -61,6 +63,7 @@ TEST(KvConvert, AGrantSurvivesTheRoundTrip) {
   EXPECT_EQ(parsed.grant.pages, grant.grant.pages);
   EXPECT_EQ(parsed.grant.sealed_pages, 2);
   EXPECT_EQ(parsed.grant.committed_tokens, 300);
+  EXPECT_EQ(parsed.grant.budget_doublings, 3);
   EXPECT_FALSE(parsed.grant.exact);
 }
 
@@ -71,7 +74,8 @@ TEST(KvConvert, EveryFigureOfTheStatsSurvivesTheRoundTrip) {
        {&stats.arena_bytes, &stats.pool_bytes, &stats.pages_total, &stats.pages_free,
         &stats.pages_open, &stats.pages_sealed, &stats.pages_shared, &stats.page_bytes,
         &stats.sequences_attached, &stats.sequences_detached, &stats.evicted_sequences,
-        &stats.checksum_failures, &stats.stale_refusals, &stats.selects}) {
+        &stats.checksum_failures, &stats.stale_refusals, &stats.selects,
+        &stats.exact_queries}) {
     *field = next++;
   }
   stats.epoch = 99;
@@ -81,6 +85,36 @@ TEST(KvConvert, EveryFigureOfTheStatsSurvivesTheRoundTrip) {
   EXPECT_EQ(std::string(reinterpret_cast<const char*>(&parsed), sizeof(parsed)),
             std::string(reinterpret_cast<const char*>(&stats), sizeof(stats)))
       << "a field is not carried over";
+}
+
+TEST(KvConvert, ExactQueriesAndAnswersSurviveTheRoundTripAndBadOnesAreRefused) {
+  const ExactCall call = {.sequence = {.id = 3, .generation = 4},
+                          .sealed_pages = 5,
+                          .sink_tokens = 6,
+                          .queries = {{1, 2, {0.5f, -1.0f}}, {7, 0, {2.0f}}}};
+  v1::AttendExactlyRequest request;
+  Fill(call, &request);
+  const auto parsed = ParseExactCall(request);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->sequence, call.sequence);
+  EXPECT_EQ(parsed->sealed_pages, 5);
+  EXPECT_EQ(parsed->sink_tokens, 6);
+  ASSERT_EQ(parsed->queries.size(), 2u);
+  EXPECT_EQ(parsed->queries[0].layer, 1);
+  EXPECT_EQ(parsed->queries[0].kv_head, 2);
+  EXPECT_EQ(parsed->queries[0].q, call.queries[0].q);
+  v1::AttendExactlyResponse response;
+  Fill({{.lse = {1.0f}, .out = {2.0f, 3.0f}}, {.lse = {}, .out = {}}}, &response);
+  const std::vector<ExactOutput> answers = ParseExactAnswers(response);
+  ASSERT_EQ(answers.size(), 2u);
+  EXPECT_EQ(answers[0].lse, std::vector<float>{1.0f});
+  EXPECT_EQ(answers[0].out, (std::vector<float>{2.0f, 3.0f}));
+  request.mutable_queries(0)->set_q(0, std::numeric_limits<float>::infinity());
+  EXPECT_EQ(ParseExactCall(request).status(),
+            absl::InvalidArgumentError("exact query of layer 1 is not finite"));
+  for (int i = 0; i < 1025; ++i) request.add_queries();
+  EXPECT_EQ(ParseExactCall(request).status(),
+            absl::InvalidArgumentError("call has 1027 exact queries, limit 1024"));
 }
 
 TEST(KvConvert, NamesOriginsAndHistoriesOutOfRangeAreRefused) {

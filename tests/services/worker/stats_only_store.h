@@ -41,6 +41,10 @@ class StatsOnlyStore final : public KvClient {
   absl::Status DetachSequence(SequenceHandle) override { return No(); }
   absl::Status CloseSequence(SequenceHandle) override { return No(); }
   absl::Status RemoveSequence(const SequenceKey&) override { return No(); }
+  absl::StatusOr<std::vector<ExactOutput>> AttendExactly(const ExactCall&) override {
+    return No();
+  }
+  absl::Status SetBudget(SequenceHandle, int32_t, int64_t) override { return No(); }
   absl::Status Commit(SequenceHandle, int64_t) override { return No(); }
   absl::StatusOr<uint64_t> PostSelect(const SelectCall&) override { return No(); }
   absl::StatusOr<SelectedRows> FinishSelect(uint64_t) override { return No(); }
