@@ -109,4 +109,10 @@ absl::StatusOr<SelectedRows> LocalKvClient::FinishSelect(uint64_t ticket) {
   return SelectedRows{.count = taken_.count, .tokens = taken_.tokens, .rows = taken_.rows};
 }
 
+absl::StatusOr<std::unique_ptr<KvClient>> MakeLocalStore(int64_t arena_bytes) {
+  TS_ASSIGN_OR_RETURN(std::shared_ptr<PageStore> store,
+                      PageStore::Create({.arena_bytes = arena_bytes}));
+  return std::make_unique<LocalKvClient>(std::move(store));
+}
+
 }  // namespace tailor

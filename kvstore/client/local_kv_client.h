@@ -54,4 +54,7 @@ class LocalKvClient final : public KvClient {
   uint64_t next_ticket_ = 1;
 };
 
+// A client of a new store of its own. Errors: those of PageStore::Create.
+absl::StatusOr<std::unique_ptr<KvClient>> MakeLocalStore(int64_t arena_bytes);
+
 }  // namespace tailor

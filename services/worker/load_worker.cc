@@ -12,7 +12,6 @@
 #include "common/status.h"
 #include "kvstore/client/local_kv_client.h"
 #include "kvstore/client/shm_kv_client.h"
-#include "kvstore/page_store.h"
 #include "services/kv_control/grpc_kv_control.h"
 #include "services/worker/policy_source.h"
 #include "worker/ops/backend.h"
@@ -83,11 +82,6 @@ class WeightProgress {
   std::atomic<bool> done_ = false;
   std::thread thread_;
 };
-
-absl::StatusOr<std::unique_ptr<KvClient>> MakeLocalStore(int64_t bytes) {
-  TS_ASSIGN_OR_RETURN(std::shared_ptr<PageStore> store, PageStore::Create({.arena_bytes = bytes}));
-  return std::make_unique<LocalKvClient>(std::move(store));
-}
 
 absl::StatusOr<std::unique_ptr<KvClient>> ConnectStore(const WorkerOptions& options) {
   const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(kStorePatienceMs);
