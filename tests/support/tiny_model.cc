@@ -48,7 +48,7 @@ struct Tensor {
 std::vector<Tensor> Tensors(const TinyModelOptions& o) {
   const int64_t q = o.hidden, kv = int64_t{o.hidden} / o.q_heads * o.kv_heads;
   const float in = 1.0f / std::sqrt(static_cast<float>(o.hidden));
-  std::vector<Tensor> tensors = {{"token_embd.weight", kTinyVocab, o.hidden, 1.0f},
+  std::vector<Tensor> tensors = {{"token_embd.weight", kTinyVocab, o.hidden, o.embedding_scale},
                                  {"output_norm.weight", 1, o.hidden, 0.0f}};
   for (int32_t layer = 0; layer < o.layers; ++layer) {
     const std::string p = "blk." + std::to_string(layer) + ".";

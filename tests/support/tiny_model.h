@@ -16,6 +16,9 @@ struct TinyModelOptions {
   int32_t ffn_hidden = 320;
   int64_t context_tokens = 4096;
   uint64_t seed = 1;
+  // Of the embedding, which is the output head too: at 1 the last token is all but certain to come
+  // again; at 0.1 it is anybody's guess.
+  float embedding_scale = 1.0f;
 };
 
 inline constexpr int32_t kTinyVocab = 272;  // 16 control tokens, then the 256 bytes
