@@ -1,6 +1,6 @@
-// Decode speed of hybrid against full attention on a real model: the two alternate in one process on
-// the same prefilled rows; medians of the rounds. Beside them a nearly empty context, whose step is
-// weights only. JSON to stdout.
+// Decode speed of hybrid against full attention on a real model: the two alternate in one process
+// on the same prefilled rows; medians of the rounds. Beside them a nearly empty context, whose step
+// is weights only. JSON to stdout.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
@@ -9,13 +9,14 @@
 #include <random>
 
 #include "common/cpu/simd_level.h"
-#include "tests/support/bench_model.h"
+#include "worker/quality/measured_model.h"
 
 namespace tailor {
 namespace {
 
 struct Options {
-  BenchModelOptions model;
+  std::string model_path, policy_path;
+  MeasuredModelOptions model;
   int context_tokens = 7000, round_tokens = 16, rounds = 7;
 };
 
@@ -25,16 +26,17 @@ double Median(std::vector<double> values) {
 }
 
 double MillisSince(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start)
+      .count();
 }
 
 struct Contestant {
   std::unique_ptr<SequenceCache> cache;
   std::vector<double> ms_per_token;
 
-  absl::Status Round(BenchModel& bench, int tokens) {
+  absl::Status Round(MeasuredModel& bench, int tokens) {
     const auto start = std::chrono::steady_clock::now();
-    for (int i = 0; i < tokens; ++i) TS_RETURN_IF_ERROR(bench.Step(100 + i, *cache));
+    for (int i = 0; i < tokens; ++i) TS_RETURN_IF_ERROR(bench.Step(100 + i, bench.policy, *cache));
     ms_per_token.push_back(MillisSince(start) / tokens);
     return absl::OkStatus();
   }
@@ -51,9 +53,10 @@ nlohmann::json Describe(const Contestant& c) {
 }
 
 absl::Status Run(const Options& options) {
-  BenchModelOptions model_options = options.model;
+  MeasuredModelOptions model_options = options.model;
   model_options.context_tokens = options.context_tokens + 1024;
-  TS_ASSIGN_OR_RETURN(auto bench, BenchModel::Load(model_options));
+  TS_ASSIGN_OR_RETURN(auto bench,
+                      MeasuredModel::Load(options.model_path, options.policy_path, model_options));
   std::vector<TokenId> ids(options.context_tokens);
   std::mt19937 random(1);
   for (TokenId& id : ids) id = static_cast<TokenId>(random() % bench->model.shape.vocab);
@@ -64,8 +67,10 @@ absl::Status Run(const Options& options) {
   TS_RETURN_IF_ERROR(bench->RunPrefill(ids, *prompt));
   const double prefill_ms = MillisSince(start);
   Contestant hybrid, full, empty;
-  TS_ASSIGN_OR_RETURN(hybrid.cache, bench->Fork(*prompt, "hybrid", CacheMode::kHybrid, total));
-  TS_ASSIGN_OR_RETURN(full.cache, bench->Fork(*prompt, "full", CacheMode::kFull, total));
+  TS_ASSIGN_OR_RETURN(hybrid.cache,
+                      bench->Fork(*prompt, "hybrid", CacheMode::kHybrid, bench->policy, total));
+  TS_ASSIGN_OR_RETURN(full.cache,
+                      bench->Fork(*prompt, "full", CacheMode::kFull, bench->policy, total));
   for (int round = 0; round < options.rounds; ++round) {
     TS_RETURN_IF_ERROR(hybrid.Round(*bench, options.round_tokens));
     TS_RETURN_IF_ERROR(full.Round(*bench, options.round_tokens));
@@ -97,14 +102,15 @@ absl::Status Run(const Options& options) {
 int main(int argc, char** argv) {
   tailor::Options options;
   CLI::App app("Decode speed: hybrid against full attention");
-  app.add_option("--model", options.model.model_path)->required();
-  app.add_option("--policy", options.model.policy_path);
+  app.add_option("--model", options.model_path)->required();
+  app.add_option("--policy", options.policy_path);
   app.add_option("--threads", options.model.threads);
   app.add_option("--context", options.context_tokens);
   app.add_option("--round-tokens", options.round_tokens);
   app.add_option("--rounds", options.rounds);
   CLI11_PARSE(app, argc, argv);
   const absl::Status status = tailor::Run(options);
-  if (!status.ok()) std::fprintf(stderr, "decode_bench: %s\n", std::string(status.message()).c_str());
+  if (!status.ok())
+    std::fprintf(stderr, "decode_bench: %s\n", std::string(status.message()).c_str());
   return status.ok() ? 0 : 1;
 }

@@ -29,6 +29,9 @@ ARROWS = {
     "worker/cache": ["worker/ops", "worker/policy", "kvstore/client", "kvstore/select",
                      "kvstore/layout.h", "common"],
     "worker/model": ["worker/cache", "worker/ops", "common"],
+    # Measures what the rest does; the one folder of the worker that sees text.
+    "worker/quality": ["worker/model", "worker/cache", "worker/policy", "worker/ops",
+                       "kvstore/client", "kvstore/select", "kvstore/layout.h", "common"],
     # The files directly in worker/: the engine, which wires the rest.
     "worker": ["worker/scheduler", "worker/policy", "worker/model", "worker/sampling",
                "worker/cache", "kvstore/client", "kvstore/select", "kvstore/layout.h", "common"],
@@ -149,6 +152,9 @@ class LayeringRules(unittest.TestCase):
             ("worker/scheduler/a.cc", "worker/cache/layer_cache.h"),
             ("worker/scheduler/a.cc", "worker/model/prefill.h"),
             ("worker/policy/a.cc", "worker/ops/backend.h"),
+            ("worker/quality/a.cc", "worker/engine.h"),
+            ("worker/quality/a.cc", "kvstore/page_store.h"),
+            ("worker/model/a.cc", "worker/quality/methods.h"),
             ("services/cli/a.cc", "tests/support/tiny_model.h"),
         ]
         for path, header in broken:
@@ -164,6 +170,8 @@ class LayeringRules(unittest.TestCase):
                 ("kvstore/select/a.cc", "kvstore/layout.h"), ("worker/engine.cc", "worker/turn.h"),
                 ("worker/engine.cc", "worker/scheduler/scheduler.h"),
                 ("worker/cache/a.cc", "kvstore/client/kv_client.h"),
+                ("worker/quality/a.cc", "common/text/tokenizer.h"),
+                ("services/cli/a.cc", "worker/quality/evaluation.h"),
                 ("worker/model/a.cc", "worker/cache/sequence_cache.h"),
                 ("services/kvstore/a.cc", "kvstore/page_store.h"),
                 ("tests/worker/a_test.cc", "worker/cache/layer_cache.h")]:

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "tests/support/bench_model.h"
+#include "worker/quality/measured_model.h"
 
 namespace tailor {
 namespace {
@@ -24,8 +24,8 @@ class LogitsGoldenTest : public ::testing::Test {
     if (path == nullptr) return;
     std::ifstream golden(std::string(TAILOR_SOURCE_DIR) + "/tests/golden/logits/golden.json");
     golden_ = new json(json::parse(golden));
-    auto bench = BenchModel::Load({.model_path = path, .policy_path = "", .threads = 0,
-                                   .context_tokens = 4200, .arena_bytes = int64_t{512} << 20});
+    auto bench = MeasuredModel::Load(
+        path, "", {.threads = 0, .context_tokens = 4200, .arena_bytes = int64_t{512} << 20});
     ASSERT_TRUE(bench.ok()) << bench.status();
     bench_ = bench->release();
   }
@@ -53,10 +53,10 @@ class LogitsGoldenTest : public ::testing::Test {
     return logits;
   }
 
-  static BenchModel* bench_;
+  static MeasuredModel* bench_;
   static json* golden_;
 };
-BenchModel* LogitsGoldenTest::bench_ = nullptr;
+MeasuredModel* LogitsGoldenTest::bench_ = nullptr;
 json* LogitsGoldenTest::golden_ = nullptr;
 
 double Cosine(std::span<const float> a, std::span<const float> b) {
@@ -123,7 +123,7 @@ TEST_F(LogitsGoldenTest, GreedyTokensAreTheReferencesWhereTheMarginAllows) {
         EXPECT_EQ(best, want[i]) << prompt["name"] << " token " << i;
       }
       if (i + 1 == want.size()) break;
-      ASSERT_TRUE(bench_->Step(want[i], **cache).ok());
+      ASSERT_TRUE(bench_->Step(want[i], bench_->policy, **cache).ok());
     }
     ASSERT_TRUE(bench_->store->CloseSequence((*cache)->handle()).ok());
   }

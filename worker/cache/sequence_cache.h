@@ -26,13 +26,15 @@ struct CacheTotals {
   int64_t rows_fetched = 0, bytes_fetched = 0;
 };
 
-// What one decode step's attention did in a sparse layer; the quality harness listens.
+// What one decode step's attention did in a layer; worker/quality listens.
 class AttendProbe {
  public:
   virtual ~AttendProbe() = default;
-  // [1][q_heads] in device memory: where the layer's log-sum-exp goes before OnAttend is called.
+  // [1][q_heads] in device memory: where the layer's log-sum-exp goes before OnAttend is called;
+  // quantized layers leave it.
   virtual MatrixView<float> lse() = 0;
-  // q, out: [1][q_heads * head_dim] in device memory; fetched.count is 0 where nothing was selected.
+  // q, out: [1][q_heads * head_dim] in device memory; fetched.count is 0 where nothing was
+  // selected.
   virtual void OnAttend(int32_t layer, const PagedRows& rows, const AttendCall& call) = 0;
 };
 
@@ -52,7 +54,8 @@ class SequenceCache {
   absl::Status Reserve(int64_t tokens);
 
   // --- decode, one token: for every layer NewRows, (Fetch,) Attend; then CommitToken ---
-  // Pointers to the new token's rows: [kv_heads] in the store's page, then [kv_heads] in the window.
+  // Pointers to the new token's rows: [kv_heads] in the store's page, then [kv_heads] in the
+  // window.
   void NewRows(int32_t layer, std::span<BFloat16*> store_rows, std::span<BFloat16*> window_rows);
   bool Fetches(int32_t layer) const;  // sparse, hybrid, something is sealed, the budget is not all
   absl::Status PostFetch(int32_t layer, std::span<const float> q);
@@ -80,7 +83,7 @@ class SequenceCache {
   SequenceHandle handle() const { return grant_.handle; }
   CacheMode mode() const { return mode_; }
   CacheTotals totals() const;
-  // For the quality harness: listen to attention, or select by other means (oracle, random).
+  // For worker/quality: listen to attention, or select by other means (oracle, random).
   void set_probe(AttendProbe* probe) { probe_ = probe; }
   void set_fetcher(std::unique_ptr<RowFetcher> fetcher) { fetcher_ = std::move(fetcher); }
 
@@ -88,8 +91,9 @@ class SequenceCache {
   SequenceCache(Backend* backend, KvClient* store, const PoolView* pool, const LayerPolicy& policy,
                 CacheMode mode, SequenceGrant grant);
   absl::Status LoadGrant();
-  // Pages that have left the window of a sequence of `tokens` tokens. The store may have sealed more
-  // (a shared prefix, a history cut back), but what a step attends to depends on its tokens alone.
+  // Pages that have left the window of a sequence of `tokens` tokens. The store may have sealed
+  // more (a shared prefix, a history cut back), but what a step attends to depends on its tokens
+  // alone.
   int64_t PagesToSeal(int64_t tokens) const;
   PagedRows Rows(int64_t tokens) const;
   absl::Status PublishTokens(std::span<const TokenId> ids);

@@ -1,0 +1,214 @@
+#include "worker/quality/evaluation.h"
+
+#include <algorithm>
+
+#include "common/status.h"
+
+namespace tailor {
+namespace {
+
+using nlohmann::json;
+
+// Grows when the same inputs would give other results than before.
+constexpr int kHarnessVersion = 1;
+constexpr int64_t kMaxInputBytes = int64_t{1} << 30;
+
+struct InputFile {
+  std::string text, fingerprint;
+};
+
+absl::StatusOr<InputFile> ReadInput(const std::filesystem::path& path) {
+  InputFile file;
+  TS_ASSIGN_OR_RETURN(file.text, ReadWholeFile(path, kMaxInputBytes));
+  file.fingerprint = Fingerprinter().AddString(file.text).Finish().ToHex();
+  return file;
+}
+
+json Header(const ModelFile& file, const LayerPolicy& policy) {
+  return {{"harness_version", kHarnessVersion},
+          {"weights", file.fingerprint().ToHex()},
+          {"policy", policy.fingerprint().ToHex()}};
+}
+
+absl::Status AtPath(const absl::Status& status, const std::filesystem::path& path) {
+  return absl::Status(status.code(),
+                      absl::StrCat(path.string(), ": ", std::string(status.message())));
+}
+
+}  // namespace
+
+Evaluation::Evaluation(std::unique_ptr<ModelFile> file, const LayerPolicy& policy,
+                       const EvaluationOptions& options)
+    : file_(std::move(file)),
+      shape_(file_->hyperparameters()),
+      policy_(policy),
+      options_(options) {}
+
+absl::StatusOr<std::unique_ptr<Evaluation>> Evaluation::Plan(std::unique_ptr<ModelFile> file,
+                                                             const LayerPolicy& policy,
+                                                             const EvaluationOptions& options) {
+  std::unique_ptr<Evaluation> plan(new Evaluation(std::move(file), policy, options));
+  TS_RETURN_IF_ERROR(plan->PlanMethods());
+  TS_ASSIGN_OR_RETURN(plan->tokenizer_, Tokenizer::Create(plan->file_->tokenizer()));
+  if (!options.tasks.empty()) TS_RETURN_IF_ERROR(plan->PlanTasks());
+  if (!options.texts.empty()) TS_RETURN_IF_ERROR(plan->PlanTexts());
+  return plan;
+}
+
+absl::Status Evaluation::PlanMethods() {
+  methods_ = {&FullMethod()};
+  for (const std::string& name : options_.methods) {
+    TS_ASSIGN_OR_RETURN(const Method* method, FindMethod(name));
+    const LayerPolicy layers = method->layers(policy_, shape_.layers);
+    TS_RETURN_IF_ERROR(layers.Validate(shape_, file_->fingerprint()));
+    if (std::find(methods_.begin(), methods_.end(), method) == methods_.end()) {
+      methods_.push_back(method);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Evaluation::PlanTasks() {
+  TS_ASSIGN_OR_RETURN(const auto chat, ChatTemplate::Create(file_->tokenizer(), *tokenizer_));
+  json header = Header(*file_, policy_);
+  std::vector<TaskItem> items;
+  for (const std::filesystem::path& path : options_.tasks) {
+    TS_ASSIGN_OR_RETURN(const InputFile input, ReadInput(path));
+    TS_RETURN_IF_ERROR(ParseTaskItems(input.text, path.string(), &items));
+    header["tasks"].push_back(input.fingerprint);
+  }
+  for (TaskItem& item : LimitItems(std::move(items), options_.items_per_task)) {
+    TS_ASSIGN_OR_RETURN(EncodedItem encoded, EncodeItem(std::move(item), *tokenizer_, chat));
+    if (encoded.tokens() > shape_.context_tokens) {
+      skipped_.push_back(encoded.item.id);
+    } else {
+      items_.push_back(std::move(encoded));
+    }
+  }
+  if (items_.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("nothing to answer: of the task items, ", skipped_.size(),
+                     " are longer than the model's context of ", shape_.context_tokens, " tokens"));
+  }
+  TS_ASSIGN_OR_RETURN(task_log_, ResultLog::Open(options_.out / "answers", header));
+  return absl::OkStatus();
+}
+
+absl::Status Evaluation::PlanTexts() {
+  if (methods_.size() < 2) {
+    return absl::InvalidArgumentError("texts compare methods with full: name another one");
+  }
+  if (options_.text.WindowTokens() > shape_.context_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a text window has ", options_.text.WindowTokens(),
+        " tokens (context, decoded, one target), the model's context is ", shape_.context_tokens));
+  }
+  json header = Header(*file_, policy_);
+  header["context_tokens"] = options_.text.context_tokens;
+  header["decode_tokens"] = options_.text.decode_tokens;
+  header["windows"] = options_.text.windows;
+  const auto bos = file_->tokenizer().add_bos ? tokenizer_->bos() : std::nullopt;
+  for (const std::filesystem::path& path : options_.texts) {
+    TS_ASSIGN_OR_RETURN(const InputFile input, ReadInput(path));
+    const auto ids = tokenizer_->Encode(input.text);
+    if (!ids.ok()) return AtPath(ids.status(), path);
+    auto windows = CutWindows(*ids, options_.text, bos);
+    if (!windows.ok()) return AtPath(windows.status(), path);
+    for (size_t w = 0; w < windows->size(); ++w) {
+      windows_.push_back(
+          {absl::StrCat(input.fingerprint.substr(0, 16), "/", w), std::move((*windows)[w])});
+    }
+    header["texts"].push_back(input.fingerprint);
+  }
+  TS_ASSIGN_OR_RETURN(text_log_, ResultLog::Open(options_.out / "text", header));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<MeasuredModel>> Evaluation::LoadModel() {
+  int64_t tokens = 0, arena_bytes = 0;
+  for (const EncodedItem& item : items_) {
+    tokens = std::max(tokens, item.tokens());
+    TS_ASSIGN_OR_RETURN(
+        const int64_t bytes,
+        MeasuredModel::ArenaBytes(shape_, policy_, item.tokens(), item.item.max_tokens, 1));
+    arena_bytes = std::max(arena_bytes, bytes);
+  }
+  if (!windows_.empty()) {
+    tokens = std::max(tokens, options_.text.WindowTokens());
+    TS_ASSIGN_OR_RETURN(const int64_t bytes,
+                        MeasuredModel::ArenaBytes(shape_, policy_, options_.text.WindowTokens(),
+                                                  options_.text.decode_tokens,
+                                                  static_cast<int64_t>(methods_.size())));
+    arena_bytes = std::max(arena_bytes, bytes);
+  }
+  return MeasuredModel::Create(
+      std::move(file_), policy_,
+      {.threads = options_.threads, .context_tokens = tokens, .arena_bytes = arena_bytes});
+}
+
+absl::StatusOr<EvaluationResult> Evaluation::Run(const ProgressFn& progress) {
+  TS_CHECK(file_ != nullptr);  // once
+  TS_ASSIGN_OR_RETURN(const auto model, LoadModel());
+  EvaluationResult result;
+  if (task_log_) {
+    TS_ASSIGN_OR_RETURN(result.tasks, RunTasks(*model, progress));
+  }
+  if (text_log_) {
+    TS_ASSIGN_OR_RETURN(result.text, RunTexts(*model, progress));
+  }
+  return result;
+}
+
+absl::StatusOr<TaskResult> Evaluation::RunTasks(MeasuredModel& model, const ProgressFn& progress) {
+  TS_RETURN_IF_ERROR(AnswerItems(model, *tokenizer_, items_, methods_, *task_log_, progress));
+  TaskResult result = {
+      .items = static_cast<int64_t>(items_.size()), .skipped = skipped_, .methods = {}};
+  for (const Method* method : methods_) {
+    const std::string name(method->name);
+    result.methods.emplace_back(name, ScoreItems(items_, name, *task_log_));
+  }
+  return result;
+}
+
+absl::Status Evaluation::RunWindow(MeasuredModel& model, size_t index, const ProgressFn& progress) {
+  const Window& window = windows_[index];
+  std::vector<const Method*> missing;
+  for (const Method* method : compared()) {
+    if (text_log_->Find(std::string(method->name), window.id) == nullptr) missing.push_back(method);
+  }
+  if (missing.empty()) return absl::OkStatus();
+  const auto total = static_cast<int64_t>(windows_.size());
+  TS_ASSIGN_OR_RETURN(
+      const auto measured,
+      MeasureWindow(model, missing, window.ids, options_.text, index, [&](const std::string& what) {
+        return progress(absl::StrCat("text ", what), static_cast<int64_t>(index), total);
+      }));
+  for (size_t m = 0; m < missing.size(); ++m) {
+    json record = measured[m].ToJson();
+    record["id"] = window.id;
+    TS_RETURN_IF_ERROR(text_log_->Append(std::string(missing[m]->name), record));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<TextResult> Evaluation::RunTexts(MeasuredModel& model, const ProgressFn& progress) {
+  for (const Method* method : compared()) {
+    TS_RETURN_IF_ERROR(text_log_->Read(std::string(method->name)));
+  }
+  for (size_t w = 0; w < windows_.size(); ++w) {
+    TS_RETURN_IF_ERROR(RunWindow(model, w, progress));
+  }
+  TextResult result = {.options = options_.text, .methods = {}};
+  for (const Method* method : compared()) {
+    const std::string name(method->name);
+    std::vector<WindowQuality> windows;
+    for (const Window& window : windows_) {
+      TS_ASSIGN_OR_RETURN(windows.emplace_back(),
+                          WindowQuality::FromJson(*text_log_->Find(name, window.id)));
+    }
+    result.methods.emplace_back(name, Summarise(windows));
+  }
+  return result;
+}
+
+}  // namespace tailor
