@@ -14,6 +14,7 @@ First steps:
   tailor chat                                   talk
   tailor chat --document book.txt --ask "..."   ask about a long document
   tailor status                                 what runs, and what it holds
+  tailor eval model.gguf --text book.txt        what the compressed cache costs in quality
   tailor COMMAND --help                         more, with examples
 
 Every flag has an environment variable: --max-tokens is TAILOR_MAX_TOKENS; flags win.
@@ -42,6 +43,7 @@ int Main(int argc, char** argv) {
   AddChatCommand(app, globals, &run);
   AddSessionsCommand(app, globals, &run);
   AddStatusCommand(app, globals, &run);
+  AddEvalCommand(app, globals, &run);
   AddVersionCommand(app, globals, &run);
   try {
     app.parse(argc, argv);
