@@ -4,19 +4,19 @@
 # on flags. Kernels that want FMA ask for it by intrinsic.
 add_library(ts_flags INTERFACE)
 # gcc 12 sees overlaps in "literal" + std::string that are not there (its bug 105651).
-target_compile_options(ts_flags INTERFACE -Wall -Wextra -Werror
-  $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>
+set(TAILOR_HOST_FLAGS -Wall -Wextra -Werror $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>
   -ffp-contract=off -fno-math-errno)
+target_compile_options(ts_flags INTERFACE "$<$<COMPILE_LANGUAGE:C,CXX>:${TAILOR_HOST_FLAGS}>")
 target_include_directories(ts_flags INTERFACE ${CMAKE_SOURCE_DIR})
 if(TAILOR_SANITIZE)
-  target_compile_options(ts_flags INTERFACE -fsanitize=${TAILOR_SANITIZE} -fno-omit-frame-pointer
-    -fno-sanitize-recover=all)
+  target_compile_options(ts_flags INTERFACE "$<$<COMPILE_LANGUAGE:C,CXX>:-fsanitize=${TAILOR_SANITIZE};-fno-omit-frame-pointer;-fno-sanitize-recover=all>")
   target_link_options(ts_flags INTERFACE -fsanitize=${TAILOR_SANITIZE})
 endif()
 
 find_program(TAILOR_CCACHE ccache)
 if(TAILOR_CCACHE)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${TAILOR_CCACHE})
+  set(CMAKE_CUDA_COMPILER_LAUNCHER ${TAILOR_CCACHE})
 endif()
 find_program(TAILOR_MOLD mold)
 if(TAILOR_MOLD)

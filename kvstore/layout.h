@@ -96,6 +96,7 @@ class PoolView {
 
   const PoolLayout& layout() const { return layout_; }
   const PoolShape& shape() const { return layout_.shape(); }
+  std::span<std::byte> bytes() const { return {base_, static_cast<size_t>(layout_.bytes())}; }
 
   PageHeader* Header(PageId page) const {
     return reinterpret_cast<PageHeader*>(base_ + layout_.HeaderOffset(page));

@@ -10,6 +10,7 @@ enum ExitCode : int {
   kExitBadModel = 3,
   kExitNoMemory = 4,
   kExitPortBusy = 5,
+  kExitNoDevice = 6,    // a worker told --backend cuda found no device that can run it
   kExitLostStore = 75,  // EX_TEMPFAIL: a worker whose store went away; start it again
   kExitInterrupted = 130,
 };

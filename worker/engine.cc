@@ -112,6 +112,7 @@ absl::Status LlamaEngine::Load(const ModelFile& file) {
                                    .sparse_layers = policy_.SparseLayers(shape.layers)},
                          .max_bytes = 0};
   TS_ASSIGN_OR_RETURN(pool_, store_->OpenPool(spec));
+  TS_RETURN_IF_ERROR(backend_->MapHostMemory(pool_.bytes()));
   live_ = std::make_unique<LiveSequences>(backend_.get(), store_.get(), &pool_, policy_);
   info_ = {.name = file.name(),
            .weights = file.fingerprint(),

@@ -17,7 +17,8 @@ Examples:
 
 It starts tailor-kvstore, tailor-worker and tailor-gateway, watches them, and starts one that dies
 again. Logs: ~/.tailor/logs; conversations: ~/.tailor/data (with --run-dir DIR: below DIR).
-Exit codes: 3 the model cannot be used, 4 not enough memory, 5 the port is busy.)";
+Exit codes: 3 the model cannot be used, 4 not enough memory, 5 the port is busy,
+6 no device (--backend cuda).)";
 
 struct UpFlags {
   UpOptions options;
@@ -65,6 +66,16 @@ void AddResourceFlags(CLI::App& command, UpOptions& options) {
                   "Limit of the KV kept in the worker; default: none")
       ->transform(CLI::AsSizeValue(false))
       ->envname("TAILOR_WORKER_MEMORY_BYTES");
+  command
+      .add_option("--backend", options.backend,
+                  "Where the model runs: cuda, cpu, or auto (cuda when a device answers)")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->envname("TAILOR_BACKEND");
+  command
+      .add_option("--device-memory", options.device_memory_bytes,
+                  "Device memory the worker may use (\"20GiB\"); default: 90 % of what is free")
+      ->transform(CLI::AsSizeValue(false))
+      ->envname("TAILOR_DEVICE_MEMORY");
   command
       .add_option("--context-tokens", options.context_tokens,
                   "Longest conversation; default: the model's")

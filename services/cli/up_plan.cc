@@ -57,6 +57,8 @@ ChildSpec PlanWorker(const UpOptions& options, const UpPaths& paths) {
   Add(worker.argv, "--listen", paths.worker_address);
   Add(worker.argv, "--kvstore", paths.kvstore_address);
   Add(worker.argv, "--kvstore-socket", paths.kvstore_data_socket.string());
+  Add(worker.argv, "--backend", options.backend);
+  AddNumber(worker.argv, "--device-memory", options.device_memory_bytes);
   AddNumber(worker.argv, "--threads", options.threads);
   AddNumber(worker.argv, "--worker-memory-bytes", options.worker_memory_bytes);
   AddNumber(worker.argv, "--context-tokens", options.context_tokens);

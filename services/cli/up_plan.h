@@ -27,6 +27,8 @@ struct UpOptions {
   int64_t context_tokens = 0;       // 0: the model's
   int prefill_chunk_tokens = 0;     // 0: the worker's default
   int threads = 0;                  // 0: one per core
+  std::string backend{};            // auto, cpu or cuda; empty: the worker's default
+  int64_t device_memory_bytes = 0;  // 0: the worker's default
   std::string attention = "hybrid";
   std::string selector{}, query{};  // empty: the policy's
   std::string log_level = "info";

@@ -15,6 +15,7 @@
 #include "services/kv_control/grpc_kv_control.h"
 #include "services/worker/policy_source.h"
 #include "worker/ops/backend.h"
+#include "worker/ops/cuda_loader.h"
 
 namespace tailor {
 namespace {
@@ -116,6 +117,23 @@ absl::StatusOr<ChosenPolicy> LoadPolicy(const WorkerOptions& options, const Mode
   return ChoosePolicy(request, model.name(), model.fingerprint(), model.hyperparameters());
 }
 
+absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const WorkerOptions& options) {
+  if (options.backend != BackendChoice::kCpu) {
+    auto cuda = MakeCudaBackend({.device = options.device,
+                                 .memory_bytes = options.device_memory_bytes,
+                                 .host_threads = options.threads,
+                                 .module = {}});
+    // Too little memory is no reason to be a hundred times slower unasked: only absence is.
+    if (options.backend == BackendChoice::kCuda || !absl::IsUnavailable(cuda.status())) return cuda;
+    spdlog::info("backend cpu: {}", std::string(cuda.status().message()));
+  }
+  return MakeCpuBackend({.threads = options.threads});
+}
+
+ExitCode BackendExitCode(const absl::Status& status) {
+  return absl::IsUnavailable(status) ? kExitNoDevice : ExitCodeOf(status, kExitRuntime);
+}
+
 }  // namespace
 
 LoadOutcome LoadWorker(const WorkerOptions& options, WorkerState& state) {
@@ -127,8 +145,9 @@ LoadOutcome LoadWorker(const WorkerOptions& options, WorkerState& state) {
   spdlog::info("model {} ({}), policy {}: {}", (*model)->name(),
                (*model)->fingerprint().ToHex().substr(0, 12), policy->source,
                policy->policy.Summary());
-  auto backend = MakeCpuBackend({.threads = options.threads});
-  if (!backend.ok()) return Failure(backend.status(), ExitCodeOf(backend.status(), kExitRuntime));
+  auto backend = MakeBackend(options);
+  if (!backend.ok()) return Failure(backend.status(), BackendExitCode(backend.status()));
+  spdlog::info("backend {}", (*backend)->name());
   auto store = OpenStore(options, state);
   if (!store.ok()) return Failure(store.status(), ExitCodeOf(store.status(), kExitLostStore));
   LoadOutcome outcome;

@@ -20,18 +20,21 @@ Examples:
 
 Every flag has an environment variable: --context-tokens is TAILOR_WORKER_CONTEXT_TOKENS.
 Exit codes: 0 ok, 1 runtime, 2 usage, 3 bad model, 4 not enough memory, 5 address busy,
-75 the store went away (start the worker again).)";
+6 no device (--backend cuda), 75 the store went away (start the worker again).)";
 
 const std::map<std::string, AttentionMode> kAttentionNames = {{"hybrid", AttentionMode::kHybrid},
                                                               {"full", AttentionMode::kFull}};
 const std::map<std::string, Selector> kSelectorNames = {{"inline", Selector::kInline},
                                                         {"store", Selector::kStore}};
+const std::map<std::string, BackendChoice> kBackendNames = {{"auto", BackendChoice::kAuto},
+                                                            {"cpu", BackendChoice::kCpu},
+                                                            {"cuda", BackendChoice::kCuda}};
 const std::map<std::string, QueryMode> kQueryNames = {{"exact", QueryMode::kExact},
                                                       {"predicted", QueryMode::kPredicted}};
 
 // Text of the enum flags, resolved after parsing.
 struct EnumTexts {
-  std::string attention = "hybrid", selector, query;
+  std::string attention = "hybrid", backend = "auto", selector, query;
 };
 
 void AddModelFlags(CLI::App& app, WorkerOptions& options, EnumTexts& texts) {
@@ -90,6 +93,22 @@ void AddEngineFlags(CLI::App& app, WorkerOptions& options) {
       ->envname("TAILOR_WORKER_MAX_SEQUENCES");
 }
 
+void AddDeviceFlags(CLI::App& app, WorkerOptions& options, EnumTexts& texts) {
+  app.add_option("--backend", texts.backend,
+                 "Where the model runs: cuda, cpu, or auto (cuda when a device answers)")
+      ->check(CLI::IsMember(kBackendNames))
+      ->capture_default_str()
+      ->envname("TAILOR_WORKER_BACKEND");
+  app.add_option("--device", options.device, "Which CUDA device")
+      ->capture_default_str()
+      ->envname("TAILOR_WORKER_DEVICE");
+  app.add_option("--device-memory", options.device_memory_bytes,
+                 "Device memory this process may use, taken at start (\"20GiB\"); 0: 90 % of what "
+                 "is free then")
+      ->transform(CLI::AsSizeValue(false))
+      ->envname("TAILOR_WORKER_DEVICE_MEMORY");
+}
+
 void AddProcessFlags(CLI::App& app, WorkerOptions& options) {
   app.add_option("--listen", options.listen, "gRPC address: HOST:PORT or unix:PATH")
       ->capture_default_str()
@@ -115,6 +134,8 @@ absl::Status CheckRange(const char* flag, int64_t value, int64_t low, int64_t hi
 absl::Status WorkerOptions::Validate() const {
   constexpr int64_t kMost = int64_t{1} << 50;
   TS_RETURN_IF_ERROR(CheckRange("--threads", threads, 0, 1024));
+  TS_RETURN_IF_ERROR(CheckRange("--device", device, 0, 1023));
+  TS_RETURN_IF_ERROR(CheckRange("--device-memory", device_memory_bytes, 0, kMost));
   TS_RETURN_IF_ERROR(CheckRange("--local-store", local_store_bytes, 0, kMost));
   TS_RETURN_IF_ERROR(CheckRange("--worker-memory-bytes", engine.worker_memory_bytes, 0, kMost));
   TS_RETURN_IF_ERROR(CheckRange("--context-tokens", engine.context_tokens, 0, int64_t{1} << 30));
@@ -142,6 +163,7 @@ ParsedCommandLine ParseWorkerCommandLine(int argc, const char* const* argv) {
   AddModelFlags(app, options, texts);
   AddStoreFlags(app, options);
   AddEngineFlags(app, options);
+  AddDeviceFlags(app, options, texts);
   AddProcessFlags(app, options);
   try {
     app.parse(argc, argv);
@@ -149,6 +171,7 @@ ParsedCommandLine ParseWorkerCommandLine(int argc, const char* const* argv) {
     return {std::nullopt, app.exit(error) == 0 ? kExitOk : kExitUsage};
   }
   options.attention_default = kAttentionNames.at(texts.attention);
+  options.backend = kBackendNames.at(texts.backend);
   if (!texts.selector.empty()) options.selector = kSelectorNames.at(texts.selector);
   if (!texts.query.empty()) options.query = kQueryNames.at(texts.query);
   if (const absl::Status valid = options.Validate(); !valid.ok()) {

@@ -12,6 +12,9 @@
 
 namespace tailor {
 
+// kAuto: cuda when a device answers, else cpu with the reason in the log. kCuda: that or nothing.
+enum class BackendChoice { kAuto, kCpu, kCuda };
+
 struct WorkerOptions {
   std::filesystem::path model;       // a .gguf file or a Hugging Face directory
   std::filesystem::path policy;      // empty: see policy_source.h
@@ -24,6 +27,9 @@ struct WorkerOptions {
   std::string kvstore_socket;             // unix socket of its data plane
   int64_t local_store_bytes = 0;          // > 0: a store inside this process instead
   int threads = 0;                        // 0: one per core
+  BackendChoice backend = BackendChoice::kAuto;
+  int device = 0;                         // of the CUDA backend
+  int64_t device_memory_bytes = 0;        // its budget; 0: 90 % of what is free at start
   EngineOptions engine;
   std::string log_level = "info";
   bool die_with_parent = false;  // SIGTERM when the parent ends

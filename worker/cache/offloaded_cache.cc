@@ -17,7 +17,8 @@ OffloadedCache::OffloadedCache(Backend* backend, int32_t layer, const PoolShape&
 absl::Status OffloadedCache::LoadSink(const PagedRows& rows) {
   const int64_t head_elements = int64_t{sink_tokens_} * 2 * head_dim_;
   TS_ASSIGN_OR_RETURN(
-      sink_, backend_->Allocate(kv_heads_ * head_elements * static_cast<int64_t>(sizeof(BFloat16))));
+      sink_, backend_->Allocate(kv_heads_ * head_elements * static_cast<int64_t>(sizeof(BFloat16)),
+                                MemoryKind::kResident));
   for (int32_t head = 0; head < kv_heads_; ++head) {
     const std::span<const BFloat16> source(rows.pool->Rows(layer_, head, rows.pages[0]),
                                            head_elements);
@@ -47,13 +48,15 @@ void OffloadedCache::NewRows(int64_t position, std::span<BFloat16*> out) {
 void OffloadedCache::Attend(const AttendCall& call, AttendScratch& scratch) {
   scratch.Clear(kv_heads_);
   const int64_t row_elements = int64_t{2} * head_dim_;
+  // The store's threads, or this process's, put the fetched rows into memory of the host.
+  const auto* fetched =
+      reinterpret_cast<const BFloat16*>(backend_->Stage(std::as_bytes(call.fetched.rows)));
   for (int32_t head = 0; head < kv_heads_; ++head) {
     std::vector<RowSegment>& segments = scratch.segments[head];
     if (sealed_pages_ > 0 && sink_tokens_ > 0) segments.push_back({SinkRows(head), sink_tokens_});
     if (call.fetched.count > 0) {
       segments.push_back(
-          {call.fetched.rows.data() + int64_t{head} * call.fetched.count * row_elements,
-           call.fetched.count});
+          {fetched + int64_t{head} * call.fetched.count * row_elements, call.fetched.count});
     }
     window_.AppendSegments(head, sealed_pages_ * kPageTokens, call.tokens, &segments);
   }

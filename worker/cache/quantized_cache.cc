@@ -14,7 +14,8 @@ QuantizedCache::QuantizedCache(Backend* backend, int32_t layer, const PoolShape&
       residual_(backend, shape.kv_heads, shape.head_dim) {}
 
 absl::Status QuantizedCache::AppendPage(const PagedRows& rows, int64_t page) {
-  TS_ASSIGN_OR_RETURN(DeviceBuffer codes, backend_->Allocate(kv_heads_ * shape_.PageBytes()));
+  TS_ASSIGN_OR_RETURN(DeviceBuffer codes, backend_->Allocate(kv_heads_ * shape_.PageBytes(),
+                                                             MemoryKind::kCodes));
   for (int32_t head = 0; head < kv_heads_; ++head) {
     backend_->QuantizePage(rows.pool->Rows(layer_, head, rows.pages[page]), shape_,
                            codes.data() + head * shape_.PageBytes());

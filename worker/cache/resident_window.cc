@@ -6,7 +6,8 @@ namespace tailor {
 
 absl::Status ResidentWindow::EnsureSlots(int64_t slots) {
   while (this->slots() < slots) {
-    TS_ASSIGN_OR_RETURN(DeviceBuffer buffer, backend_->Allocate(PageBytes(kv_heads_, head_dim_)));
+    TS_ASSIGN_OR_RETURN(DeviceBuffer buffer, backend_->Allocate(PageBytes(kv_heads_, head_dim_),
+                                                                MemoryKind::kResident));
     buffers_.push_back(std::move(buffer));
   }
   return absl::OkStatus();

@@ -139,7 +139,8 @@ bool SequenceCache::Fetches(int32_t layer) const {
 absl::Status SequenceCache::PostFetch(int32_t layer, std::span<const float> q) {
   const std::span<const PageId> sealed(grant_.pages.data(),
                                        static_cast<size_t>(PagesToSeal(tokens())));
-  return fetcher_->Post(layer, {.pool = pool_, .pages = sealed, .sequence = grant_.handle}, q);
+  return fetcher_->Post(layer, {.pool = pool_, .pages = sealed, .sequence = grant_.handle},
+                        backend_->ReadBack(q, &host_q_));
 }
 
 absl::Status SequenceCache::Attend(int32_t layer, MatrixView<const float> q,
@@ -247,6 +248,7 @@ absl::Status SequenceCache::PublishTokens(std::span<const TokenId> ids) {
     token_ids_.push_back(id);
   }
   grant_.committed_tokens = tokens();
+  backend_->Synchronize();  // the tokens' rows are in the pages
   return store_->Commit(grant_.handle, tokens());
 }
 

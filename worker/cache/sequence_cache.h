@@ -58,6 +58,7 @@ class SequenceCache {
   // window.
   void NewRows(int32_t layer, std::span<BFloat16*> store_rows, std::span<BFloat16*> window_rows);
   bool Fetches(int32_t layer) const;  // sparse, hybrid, something is sealed, the budget is not all
+  // q: [q_heads * head_dim] in device memory; selection runs on the host.
   absl::Status PostFetch(int32_t layer, std::span<const float> q);
   absl::Status Attend(int32_t layer, MatrixView<const float> q, MatrixView<float> out);
   absl::Status CommitToken(TokenId token);
@@ -116,6 +117,7 @@ class SequenceCache {
   std::vector<std::unique_ptr<LayerCache>> layers_;
   std::unique_ptr<RowFetcher> fetcher_;
   AttendScratch scratch_;
+  std::vector<float> host_q_;  // a posted query where the device's memory is not the host's
   AttendProbe* probe_ = nullptr;
   int64_t rows_fetched_ = 0;
   int32_t budget_doublings_ = 0;

@@ -2,8 +2,9 @@
 // the caller unless the backend is the CPU); calls are ordered as on one stream. A Backend is used by
 // one thread at a time; two backends may live in one process.
 //
-// Numerics every backend keeps: one row's result does not depend on how many rows the call has, nor
-// on thread count or chunking. So a token's KV is the same from any prefill chunk size.
+// Numerics: on the CPU one row's result does not depend on how many rows the call has, nor on thread
+// count or chunking. So a token's KV is the same from any prefill chunk size. CUDA keeps this among
+// calls of up to 16 rows and among calls of more; the two differ by the rounding of inputs to bf16.
 #pragma once
 
 #include <cstddef>
@@ -24,6 +25,10 @@
 namespace tailor {
 
 class Backend;
+
+// What device memory is for. A backend with a budget accounts every byte to one of these.
+enum class MemoryKind { kWorkspace, kWeights, kCodes, kSketch, kResident, kRowCache };
+inline constexpr int kMemoryKinds = 6;
 
 // Owns `bytes` of device memory, 64-byte aligned, zeroed at allocation. Move-only.
 class DeviceBuffer {
@@ -69,13 +74,28 @@ class Backend {
 
   // --- memory ---
   // Errors: ResourceExhausted "device memory: N bytes asked, M free of L".
-  virtual absl::StatusOr<DeviceBuffer> Allocate(int64_t bytes) = 0;
+  virtual absl::StatusOr<DeviceBuffer> Allocate(int64_t bytes,
+                                                MemoryKind kind = MemoryKind::kWorkspace) = 0;
   virtual int64_t allocated_bytes() const = 0;
   // Keeps a weight in its file's format (possibly reordered, never inflated). The tensor's bytes may
   // go away afterwards. Errors: Unimplemented names the dtype.
   virtual absl::StatusOr<Weight> LoadWeight(const TensorView& tensor) = 0;
   virtual void Download(const void* device, std::span<std::byte> host) = 0;
   virtual void Upload(std::span<const std::byte> host, void* device) = 0;
+
+  // --- memory of the host (a CPU has none beside its own: these do nothing there) ---
+  // From now on ops may read and write `host` in place, at the same addresses. It must stay mapped
+  // while the backend lives. Errors: ResourceExhausted, Unimplemented.
+  virtual absl::Status MapHostMemory(std::span<std::byte> host) = 0;
+  // All ops so far have ended: what they wrote to mapped memory is there for other threads and
+  // processes.
+  virtual void Synchronize() = 0;
+  // `host` as ops can read it; valid for the ops up to the next Stage. For memory not mapped.
+  virtual const std::byte* Stage(std::span<const std::byte> host) = 0;
+  // The values at `device` as the host can read them; `room` holds them where a copy is needed.
+  virtual std::span<const float> ReadBack(std::span<const float> device,
+                                          std::vector<float>* room) = 0;
+
   // Host work on the backend's threads: fn(unit, worker), worker < host_threads().
   virtual void RunOnHost(int64_t units, absl::FunctionRef<void(int64_t unit, int worker)> fn) = 0;
   virtual int host_threads() const = 0;

@@ -30,7 +30,7 @@ class CpuBackend final : public Backend {
 
   std::string_view name() const override { return "cpu"; }
 
-  absl::StatusOr<DeviceBuffer> Allocate(int64_t bytes) override {
+  absl::StatusOr<DeviceBuffer> Allocate(int64_t bytes, MemoryKind) override {
     TS_CHECK(bytes >= 0);
     if (limit_bytes_ > 0 && bytes > limit_bytes_ - allocated_bytes_) {
       return absl::ResourceExhaustedError(
@@ -59,6 +59,12 @@ class CpuBackend final : public Backend {
   }
   void Upload(std::span<const std::byte> host, void* device) override {
     std::memcpy(device, host.data(), host.size());
+  }
+  absl::Status MapHostMemory(std::span<std::byte>) override { return absl::OkStatus(); }
+  void Synchronize() override {}
+  const std::byte* Stage(std::span<const std::byte> host) override { return host.data(); }
+  std::span<const float> ReadBack(std::span<const float> device, std::vector<float>*) override {
+    return device;
   }
   void RunOnHost(int64_t units, absl::FunctionRef<void(int64_t, int)> fn) override {
     pool_.ForEach(units, fn);

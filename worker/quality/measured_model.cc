@@ -4,6 +4,7 @@
 
 #include "common/status.h"
 #include "kvstore/client/local_kv_client.h"
+#include "worker/ops/cuda_loader.h"
 
 namespace tailor {
 namespace {
@@ -33,7 +34,11 @@ absl::StatusOr<std::unique_ptr<MeasuredModel>> MeasuredModel::Create(
   const LlamaHyperparameters& shape = made->file->hyperparameters();
   const Fingerprint& weights = made->file->fingerprint();
   TS_RETURN_IF_ERROR(policy.Validate(shape, weights));
-  TS_ASSIGN_OR_RETURN(made->backend, MakeCpuBackend({.threads = options.threads}));
+  if (options.cuda) {
+    TS_ASSIGN_OR_RETURN(made->backend, MakeCudaBackend({}));
+  } else {
+    TS_ASSIGN_OR_RETURN(made->backend, MakeCpuBackend({.threads = options.threads}));
+  }
   TS_ASSIGN_OR_RETURN(made->model,
                       LoadLlama(*made->file, made->backend.get(), options.context_tokens, nullptr));
   TS_ASSIGN_OR_RETURN(made->buffers, StepBuffers::Make(made->model, kPrefillChunkTokens));
@@ -42,6 +47,7 @@ absl::StatusOr<std::unique_ptr<MeasuredModel>> MeasuredModel::Create(
                                                          .policy = policy.fingerprint(),
                                                          .shape = ShapeOf(shape, policy),
                                                          .max_bytes = 0}));
+  TS_RETURN_IF_ERROR(made->backend->MapHostMemory(made->pool.bytes()));
   return made;
 }
 

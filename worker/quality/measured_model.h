@@ -25,6 +25,7 @@ using ProgressFn =
 
 struct MeasuredModelOptions {
   int threads = 0;                         // 0: one per core
+  bool cuda = false;                       // on device 0, by the module beside this program
   int64_t context_tokens = 8192;           // the longest sequence: sizes the table of rotations
   int64_t arena_bytes = int64_t{1} << 30;  // see MeasuredModel::ArenaBytes
 };
@@ -57,7 +58,9 @@ struct MeasuredModel {
   absl::Status Step(TokenId token, const LayerPolicy& layers, SequenceCache& cache) {
     return DecodeStep(model, layers, token, cache, buffers);
   }
-  std::span<const float> logits() const { return buffers.logits.row(0); }
+  std::span<const float> logits() {
+    return backend->ReadBack(buffers.logits.row(0), &host_logits);
+  }
 
   std::unique_ptr<ModelFile> file;
   LayerPolicy policy;
@@ -66,6 +69,7 @@ struct MeasuredModel {
   PoolView pool;
   LlamaModel model;
   StepBuffers buffers;
+  std::vector<float> host_logits;  // where the device's memory is not the host's
 };
 
 // The first of the largest: greedy decoding's choice.

@@ -6,7 +6,7 @@ namespace tailor {
 namespace {
 
 bool IsPermanent(const ChildExit& exit) {
-  return exit.signal == 0 && exit.code >= kExitUsage && exit.code <= kExitPortBusy;
+  return exit.signal == 0 && exit.code >= kExitUsage && exit.code <= kExitNoDevice;
 }
 
 }  // namespace

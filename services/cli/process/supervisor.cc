@@ -167,7 +167,7 @@ void Supervisor::HandleEnd(Child& child, const ChildExit& exit, int64_t now_ms) 
   child.state = ChildState::kFailed;
   Report(child, absl::StrCat("ended (", exit.ToString(), "); giving up"));
   if (!failure_.ok()) return;
-  exit_code_ = exit.signal == 0 && exit.code >= kExitUsage && exit.code <= kExitPortBusy
+  exit_code_ = exit.signal == 0 && exit.code >= kExitUsage && exit.code <= kExitNoDevice
                    ? exit.code
                    : static_cast<int>(kExitRuntime);
   failure_ = absl::AbortedError(absl::StrCat(child.spec.name, " ended (", exit.ToString(),

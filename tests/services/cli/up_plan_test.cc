@@ -50,10 +50,14 @@ TEST(UpPlanTest, StoreAndWorkerMeetAtTheSameSockets) {
 TEST(UpPlanTest, OnlyWhatTheUserAskedForIsPassedOn) {
   UpOptions options{.model = "/m/a.gguf"};
   EXPECT_THAT(PlanChildren(options, Paths(options), 1)[1].argv, Not(Contains("--selector")));
+  EXPECT_THAT(PlanChildren(options, Paths(options), 1)[1].argv, Not(Contains("--backend")));
   options.selector = "store";
   options.threads = 3;
+  options.backend = "cuda";
+  options.device_memory_bytes = 1 << 30;
   EXPECT_THAT(PlanChildren(options, Paths(options), 1)[1].argv,
-              IsSupersetOf({"--selector", "store", "--threads", "3"}));
+              IsSupersetOf({"--selector", "store", "--threads", "3", "--backend", "cuda",
+                            "--device-memory", "1073741824"}));
 }
 
 TEST(UpPlanTest, WorkerAndGatewayAgreeOnTheLongestConversation) {

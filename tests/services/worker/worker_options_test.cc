@@ -20,7 +20,8 @@ TEST(WorkerOptionsTest, FlagsReachTheOptions) {
   const ParsedCommandLine parsed =
       Parse({"--model", "m.gguf", "--local-store", "2GiB", "--selector", "store", "--query",
              "predicted", "--attention-default", "full", "--threads", "3", "--ready-fd", "3",
-             "--die-with-parent", "--context-tokens", "4096"});
+             "--die-with-parent", "--context-tokens", "4096", "--backend", "cuda", "--device", "1",
+             "--device-memory", "20GiB"});
   ASSERT_TRUE(parsed.options.has_value());
   EXPECT_EQ(parsed.options->model, "m.gguf");
   EXPECT_EQ(parsed.options->local_store_bytes, int64_t{2} << 30);
@@ -28,6 +29,9 @@ TEST(WorkerOptionsTest, FlagsReachTheOptions) {
   EXPECT_EQ(parsed.options->query, QueryMode::kPredicted);
   EXPECT_EQ(parsed.options->attention_default, AttentionMode::kFull);
   EXPECT_EQ(parsed.options->threads, 3);
+  EXPECT_EQ(parsed.options->backend, BackendChoice::kCuda);
+  EXPECT_EQ(parsed.options->device, 1);
+  EXPECT_EQ(parsed.options->device_memory_bytes, int64_t{20} << 30);
   EXPECT_EQ(parsed.options->ready_fd, 3);
   EXPECT_TRUE(parsed.options->die_with_parent);
   EXPECT_EQ(parsed.options->engine.context_tokens, 4096);
@@ -54,6 +58,8 @@ TEST(WorkerOptionsTest, UsageErrorsExitWithTwo) {
       {"--model", "m", "--local-store", "1GiB", "--prefill-chunk-tokens", "0"},
       {"--model", "m", "--local-store", "a lot"},
       {"--model", "m", "--local-store", "1GiB", "--query", "guessed"},
+      {"--model", "m", "--local-store", "1GiB", "--backend", "tpu"},
+      {"--model", "m", "--local-store", "1GiB", "--device", "-1"},
       {"--no-such-flag"},
   };
   for (const auto& flags : cases) {

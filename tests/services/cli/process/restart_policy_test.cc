@@ -35,7 +35,7 @@ TEST(RestartPolicyTest, ALongHealthyTimeForgetsEarlierFailures) {
 }
 
 TEST(RestartPolicyTest, ErrorsThatTryingAgainCannotCureGiveUpAtOnce) {
-  for (const int code : {kExitUsage, kExitBadModel, kExitNoMemory, kExitPortBusy}) {
+  for (const int code : {kExitUsage, kExitBadModel, kExitNoMemory, kExitPortBusy, kExitNoDevice}) {
     EXPECT_EQ(DecideRestart({}, ChildExit{.code = code}, 0, 0).action, Action::kGiveUp) << code;
   }
 }

@@ -1,0 +1,26 @@
+# The CUDA toolkit, if there is one. TAILOR_HAVE_CUDA says whether backend_cuda.so is built; nothing
+# else in the tree depends on it, so the same programs build and start with or without it.
+set(TAILOR_CUDA AUTO CACHE STRING "Build the CUDA backend: AUTO (when a compiler is there), ON or OFF")
+set_property(CACHE TAILOR_CUDA PROPERTY STRINGS AUTO ON OFF)
+set(TAILOR_HAVE_CUDA OFF)
+if(NOT TAILOR_CUDA STREQUAL "OFF")
+  include(CheckLanguage)
+  # Two generations by default: what CI compiles. The preset cuda-release names all of them.
+  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+    set(CMAKE_CUDA_ARCHITECTURES "80;90" CACHE STRING "GPU generations of the CUDA backend")
+  endif()
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    # CMake 3.25 does not know that nvcc 13 speaks C++20.
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+    set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+    enable_language(CUDA)
+    find_package(CUDAToolkit 13.0 REQUIRED)
+    set(CMAKE_CUDA_STANDARD 20)
+    set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+    set(TAILOR_HAVE_CUDA ON)
+  elseif(TAILOR_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "TAILOR_CUDA=ON, but no CUDA compiler was found")
+  endif()
+endif()
+message(STATUS "CUDA backend: ${TAILOR_HAVE_CUDA}")

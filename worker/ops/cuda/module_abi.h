@@ -1,0 +1,43 @@
+// What backend_cuda.so exports: five C functions, found by name. The objects behind the pointers are
+// C++ and shared with the program that opens the module, so both come from one build: the version
+// changes with backend.h as well as with this file.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace tailor {
+
+class Backend;
+class DeviceSelect;
+
+inline constexpr uint32_t kCudaModuleVersion = 1;
+
+struct CudaModuleOptions {
+  int32_t device = 0;
+  int32_t host_threads = 1;
+  int64_t memory_bytes = 0;  // the pool, taken at once; 0: nine tenths of what is free
+};
+
+// Text that goes back to the caller, always terminated.
+struct CudaModuleError {
+  int32_t code = 0;  // absl::StatusCode; 0: none
+  char message[508] = {};
+};
+
+using CudaModuleVersionFn = uint32_t (*)();
+// Whether `device` can run our kernels; error->message says why not.
+using CudaModuleProbeFn = void (*)(int32_t device, CudaModuleError* error);
+// A backend, or null and the error. It ends by TailorCudaDestroy.
+using CudaModuleCreateFn = Backend* (*)(const CudaModuleOptions* options, CudaModuleError* error);
+using CudaModuleDestroyFn = void (*)(Backend* backend);
+// The selection kernels of a backend that TailorCudaCreate made; lives as long as it.
+using CudaModuleSelectFn = DeviceSelect* (*)(Backend* backend);
+
+inline constexpr char kCudaModuleVersionName[] = "TailorCudaVersion";
+inline constexpr char kCudaModuleProbeName[] = "TailorCudaProbe";
+inline constexpr char kCudaModuleCreateName[] = "TailorCudaCreate";
+inline constexpr char kCudaModuleDestroyName[] = "TailorCudaDestroy";
+inline constexpr char kCudaModuleSelectName[] = "TailorCudaSelect";
+
+}  // namespace tailor
