@@ -7,10 +7,13 @@
 
 #ifdef __CUDACC__
 #define TS_HD __host__ __device__ __forceinline__
-#define TS_UNROLL _Pragma("unroll")
 #else
 #define TS_HD inline
-#define TS_UNROLL _Pragma("GCC unroll 8")
+#endif
+#ifdef __CUDA_ARCH__
+#define TS_UNROLL _Pragma("unroll")
+#else
+#define TS_UNROLL
 #endif
 
 namespace tailor::cuda {

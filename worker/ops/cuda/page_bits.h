@@ -81,10 +81,10 @@ TS_HD void QuantizeGroup(const uint16_t* values, int64_t stride, int32_t bits, u
     for (int i = 0; i < kPlaneCodes; ++i) {
       const float value = FromBf16Bits(values[(block * kPlaneCodes + i) * stride]);
       const uint32_t code = CodeOf(value, min, scale, bits);
-  TS_UNROLL
+      TS_UNROLL
       for (int b = 0; b < 8; ++b) words[b] |= ((code >> b) & 1u) << i;
     }
-  TS_UNROLL
+    TS_UNROLL
     for (int b = 0; b < 8; ++b) {
       if (b < bits) planes[block * bits + b] = static_cast<uint16_t>(words[b]);
     }

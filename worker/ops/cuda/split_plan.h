@@ -1,8 +1,8 @@
-// How attention over n tokens is cut among blocks of a GPU, and how a token finds its row. Plans are
-// functions of numbers, made on the host; kernels follow them.
+// How attention over n tokens is cut among blocks of a GPU, and how a token finds its row. Plans
+// are functions of numbers, made on the host; kernels follow them.
 #pragma once
 
-#include "worker/ops/cuda/host_device.h"
+#include "worker/ops/cuda/page_bits.h"
 
 namespace tailor::cuda {
 
@@ -15,6 +15,12 @@ struct SegmentRef {
 
 // The segment that holds `token`: `segments` are in order, without gaps, from token 0 on.
 TS_HD int32_t FindSegment(const SegmentRef* segments, int32_t count, int32_t token) {
+  // Segments are mostly pages of a sequence: the place is mostly where it would be if all were.
+  const int32_t guess = token / kPageRows;
+  if (guess < count && segments[guess].first <= token &&
+      token < segments[guess].first + segments[guess].tokens) {
+    return guess;
+  }
   int32_t low = 0, high = count - 1;
   while (low < high) {
     const int32_t middle = (low + high + 1) / 2;

@@ -1,0 +1,143 @@
+// What kernels share: reductions of a warp, loads of 16 bytes, weights of a piece as floats.
+#pragma once
+
+#include <cuda_fp16.h>
+
+#include "worker/ops/cuda/kernels.h"
+
+namespace tailor::cuda {
+
+inline constexpr unsigned kWholeWarp = 0xffffffffu;
+
+__device__ __forceinline__ float WarpSum(float value) {
+#pragma unroll
+  for (int mask = 16; mask > 0; mask /= 2) value += __shfl_xor_sync(kWholeWarp, value, mask);
+  return value;
+}
+
+// A load that leaves no trace in L1: weights are read once.
+__device__ __forceinline__ uint4 LoadOnce(const void* address) {
+  return __ldcs(static_cast<const uint4*>(address));
+}
+
+__device__ __forceinline__ float HalfBits(uint32_t bits) {
+  return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
+}
+
+__device__ __forceinline__ void Bf16Pair(uint32_t pair, float* out) {
+  out[0] = __uint_as_float(pair << 16);
+  out[1] = __uint_as_float(pair & 0xffff0000u);
+}
+
+// Two floats as a register of bf16, to nearest even; `low` in the lower half.
+__device__ __forceinline__ uint32_t PackBf16(float low, float high) {
+  uint32_t packed;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+
+template <WeightType Type>
+struct Piece;
+
+template <>
+struct Piece<WeightType::kF32> {
+  static constexpr int kValues = 4;
+  static __device__ __forceinline__ void Load(const uint4& raw, const void*, int64_t, float* w) {
+    w[0] = __uint_as_float(raw.x);
+    w[1] = __uint_as_float(raw.y);
+    w[2] = __uint_as_float(raw.z);
+    w[3] = __uint_as_float(raw.w);
+  }
+};
+
+template <>
+struct Piece<WeightType::kF16> {
+  static constexpr int kValues = 8;
+  static __device__ __forceinline__ void Load(const uint4& raw, const void*, int64_t, float* w) {
+    const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      w[2 * i] = HalfBits(words[i] & 0xffffu);
+      w[2 * i + 1] = HalfBits(words[i] >> 16);
+    }
+  }
+};
+
+template <>
+struct Piece<WeightType::kBF16> {
+  static constexpr int kValues = 8;
+  static __device__ __forceinline__ void Load(const uint4& raw, const void*, int64_t, float* w) {
+    Bf16Pair(raw.x, w);
+    Bf16Pair(raw.y, w + 2);
+    Bf16Pair(raw.z, w + 4);
+    Bf16Pair(raw.w, w + 6);
+  }
+};
+
+template <>
+struct Piece<WeightType::kQ8_0> {
+  static constexpr int kValues = 16;
+  // Two pieces a block of 32.
+  static __device__ __forceinline__ void Load(const uint4& raw, const void* scales, int64_t piece,
+                                              float* w) {
+    const float d = HalfBits(static_cast<const uint16_t*>(scales)[piece / 2]);
+    const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      w[i] = d * static_cast<float>(static_cast<int8_t>(words[i / 4] >> (8 * (i % 4))));
+    }
+  }
+};
+
+// Codes i and i + 16 share byte i.
+template <bool WithMinimum>
+__device__ __forceinline__ void LoadNibbles(const uint4& raw, float d, float m, float* w) {
+  const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const uint32_t byte = words[i / 4] >> (8 * (i % 4));
+    const float low = static_cast<float>(byte & 15u), high = static_cast<float>(byte >> 4 & 15u);
+    w[i] = WithMinimum ? fmaf(d, low, m) : d * (low - 8.0f);
+    w[i + 16] = WithMinimum ? fmaf(d, high, m) : d * (high - 8.0f);
+  }
+}
+
+template <>
+struct Piece<WeightType::kQ4_0> {
+  static constexpr int kValues = 32;
+  static __device__ __forceinline__ void Load(const uint4& raw, const void* scales, int64_t piece,
+                                              float* w) {
+    LoadNibbles<false>(raw, HalfBits(static_cast<const uint16_t*>(scales)[piece]), 0.0f, w);
+  }
+};
+
+template <>
+struct Piece<WeightType::kQ4_1> {
+  static constexpr int kValues = 32;
+  static __device__ __forceinline__ void Load(const uint4& raw, const void* scales, int64_t piece,
+                                              float* w) {
+    const uint32_t both = static_cast<const uint32_t*>(scales)[piece];
+    LoadNibbles<true>(raw, HalfBits(both & 0xffffu), HalfBits(both >> 16), w);
+  }
+};
+
+// Calls f.template operator()<type>() for the weight's type: enum to template, once a launch.
+template <typename F>
+void DispatchWeight(WeightType type, F f) {
+  switch (type) {
+    case WeightType::kF32:
+      return f.template operator()<WeightType::kF32>();
+    case WeightType::kF16:
+      return f.template operator()<WeightType::kF16>();
+    case WeightType::kBF16:
+      return f.template operator()<WeightType::kBF16>();
+    case WeightType::kQ8_0:
+      return f.template operator()<WeightType::kQ8_0>();
+    case WeightType::kQ4_0:
+      return f.template operator()<WeightType::kQ4_0>();
+    case WeightType::kQ4_1:
+      return f.template operator()<WeightType::kQ4_1>();
+  }
+}
+
+}  // namespace tailor::cuda

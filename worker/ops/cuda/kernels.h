@@ -1,0 +1,137 @@
+// The kernels, by what they compute; each launch function enqueues on a stream and returns. All
+// pointers are device memory or host memory mapped for the device. A launch that fails shows in
+// cudaGetLastError, which the backend asks for after every op.
+#pragma once
+
+#include <cstdint>
+
+#include "common/cuda/stream_ref.h"
+#include "worker/ops/cuda/page_bits.h"
+#include "worker/ops/cuda/split_plan.h"
+
+namespace tailor::cuda {
+
+// A matrix as a kernel sees it.
+template <typename T>
+struct Rows {
+  T* data = nullptr;
+  int64_t stride = 0;  // elements
+  int32_t rows = 0, cols = 0;
+};
+
+// Numbered apart from DType, so that nvcc need not see the model file's headers.
+enum class WeightType : int32_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1 };
+
+// See weight_layout.h.
+struct WeightRef {
+  const void* codes = nullptr;
+  const void* scales = nullptr;
+  WeightType type = WeightType::kF32;
+  int32_t rows = 0, cols = 0;
+  int32_t pieces = 0;
+};
+
+// --- linear.cu: up to kSkinnyRows rows, bound by reading the weights ---
+inline constexpr int32_t kSkinnyRows = 16;
+inline constexpr int32_t kMaxJobs = 3;
+enum class Epilogue : int32_t { kStore, kAdd };
+struct LinearJob {
+  WeightRef w;
+  Rows<float> out;
+};
+// out = x w^T, or out += x w^T, for each job. x: 16-byte aligned rows; cols readable up to a
+// multiple of 32, zeros beyond x.cols (see PackRows).
+void LaunchLinear(Rows<const float> x, const LinearJob* jobs, int32_t count, Epilogue epilogue,
+                  CudaStreamRef stream);
+// out = silu(x gate^T) * (x up^T)
+void LaunchGated(Rows<const float> x, const WeightRef& gate, const WeightRef& up, Rows<float> out,
+                 CudaStreamRef stream);
+// out [rows][out.stride] = x, zeros from x.cols to out.cols.
+void LaunchPackRows(Rows<const float> x, Rows<float> out, CudaStreamRef stream);
+
+// --- gemm.cu: many rows, on tensor cores; x and w rounded to bf16, sums in fp32 ---
+void LaunchGemm(Rows<const float> x, const WeightRef& w, Epilogue epilogue, Rows<float> out,
+                CudaStreamRef stream);
+
+// --- pointwise.cu ---
+void LaunchEmbed(const int32_t* tokens, const WeightRef& embedding, Rows<float> x,
+                 CudaStreamRef stream);
+void LaunchRmsNorm(Rows<const float> x, const WeightRef& gain, float eps, Rows<float> out,
+                   CudaStreamRef stream);
+// out = silu(gate) * out
+void LaunchSiluMultiply(Rows<const float> gate, Rows<float> out, CudaStreamRef stream);
+struct RopeRef {
+  const float* cos_sin = nullptr;  // [positions][head_dim / 2][2]
+  int32_t head_dim = 0;
+  bool halves = true;
+};
+void LaunchRope(const int32_t* positions, const RopeRef& table, Rows<float> x,
+                CudaStreamRef stream);
+// rows: [tokens * kv_heads] pointers, which may lead to mapped memory of the host.
+void LaunchWriteRows(Rows<const float> k, Rows<const float> v, uint16_t* const* rows,
+                     int32_t head_dim, CudaStreamRef stream);
+
+// --- attention ---
+// One call's keys: segments of every KV head, starts[head] .. starts[head + 1].
+struct KeyTable {
+  const SegmentRef* segments = nullptr;
+  const int32_t* starts = nullptr;  // [kv_heads + 1]
+  int32_t kv_heads = 0, head_dim = 0;
+  int32_t tokens = 0;  // of each head
+};
+// Query i of n sees tokens [0, tokens - (n - 1 - i)) when causal, else all.
+struct QueryTable {
+  Rows<const float> q;  // [queries][q_heads * head_dim]
+  int32_t q_heads = 0;
+  bool causal = false;
+};
+// Softmax of each split: out [queries][q_heads][splits][head_dim], state
+// [queries][q_heads][splits].
+struct Partials {
+  float* out = nullptr;
+  PartialSoftmax* state = nullptr;
+  int32_t splits = 0;
+};
+// attend_rows.cu. Fills splits [first_split, first_split + plan.splits) of `partials`.
+void LaunchAttendRows(const QueryTable& q, const KeyTable& keys, const SplitPlan& plan,
+                      int32_t first_split, const Partials& partials, CudaStreamRef stream);
+// out, and lse [queries][q_heads] unless null, from all splits.
+void LaunchMergeSplits(const Partials& partials, int32_t head_dim, int32_t q_heads, Rows<float> out,
+                       Rows<float> lse, CudaStreamRef stream);
+// attend_prefill.cu: q and probabilities rounded to bf16, scores and sums in fp32.
+void LaunchAttendPrefill(const QueryTable& q, const KeyTable& keys, Rows<float> out,
+                         Rows<float> lse, CudaStreamRef stream);
+
+// --- attend_pages.cu ---
+void LaunchQuantizePage(const uint16_t* rows, const PageBits& shape, std::byte* page,
+                        CudaStreamRef stream);
+// The K half alone: shape.SketchBytes().
+void LaunchSketchPage(const uint16_t* rows, const PageBits& shape, std::byte* sketch,
+                      CudaStreamRef stream);
+// pages: [kv_heads][count]. One query; fills splits [0, plan.splits).
+void LaunchAttendPages(const QueryTable& q, const std::byte* const* pages, int32_t count,
+                       int32_t kv_heads, const PageBits& shape, const SplitPlan& plan,
+                       const Partials& partials, CudaStreamRef stream);
+
+// --- select.cu ---
+struct SelectTable {
+  int32_t kv_heads = 0, head_dim = 0, pages = 0, bits = 0;
+  const std::byte* const* keys = nullptr;    // [kv_heads][pages]
+  const float* const* key_scales = nullptr;  // of the int8 index
+  const uint16_t* const* row_pages = nullptr;
+};
+// q_mean [kv_heads][head_dim], channels [kv_heads][count], ascending.
+void LaunchCriticalChannels(Rows<const float> q, const float* kmax, int32_t kv_heads,
+                            int32_t head_dim, int32_t count, float* q_mean, int32_t* channels,
+                            CudaStreamRef stream);
+// scores [kv_heads][pages * page_tokens]
+void LaunchScores(const SelectTable& table, const float* q_mean, const int32_t* channels,
+                  int32_t count, float* scores, CudaStreamRef stream);
+// tokens [kv_heads][k]: the k largest of scores [first, last) of each head, ascending.
+void LaunchTopK(const float* scores, int32_t stride, int32_t first, int32_t last, int32_t kv_heads,
+                int32_t k, int32_t* tokens, CudaStreamRef stream);
+// rows [kv_heads][k][2][head_dim]
+void LaunchGather(const SelectTable& table, const int32_t* tokens, int32_t k, uint16_t* rows,
+                  CudaStreamRef stream);
+
+}  // namespace tailor::cuda

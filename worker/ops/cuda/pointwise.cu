@@ -1,0 +1,135 @@
+// Embedding rows, RMS norm, rotary positions, SwiGlu's product, and writing rows of K and V.
+#include "worker/ops/cuda/device.cuh"
+
+namespace tailor::cuda {
+namespace {
+
+constexpr int kNormThreads = 256;
+
+// One piece of one weight row, as floats.
+template <WeightType Type>
+__device__ __forceinline__ void LoadPiece(const WeightRef& w, int64_t row, int32_t piece,
+                                          float* values) {
+  const int64_t index = row * w.pieces + piece;
+  Piece<Type>::Load(static_cast<const uint4*>(w.codes)[index], w.scales, index, values);
+}
+
+template <WeightType Type>
+__global__ void EmbedKernel(const int32_t* tokens, const __grid_constant__ WeightRef embedding,
+                            Rows<float> x) {
+  constexpr int kValues = Piece<Type>::kValues;
+  const int32_t token = tokens[blockIdx.x];
+  float* out = x.data + static_cast<int64_t>(blockIdx.x) * x.stride;
+  for (int32_t p = threadIdx.x; p < embedding.pieces; p += blockDim.x) {
+    float values[kValues];
+    LoadPiece<Type>(embedding, token, p, values);
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) {
+      if (p * kValues + i < x.cols) out[p * kValues + i] = values[i];
+    }
+  }
+}
+
+// A block a row; each thread sums every 256th square, then the warps' sums are added in order.
+template <WeightType Type>
+__global__ void __launch_bounds__(kNormThreads)
+    RmsNormKernel(Rows<const float> x, const __grid_constant__ WeightRef gain, float eps,
+                  Rows<float> out) {
+  __shared__ float warp_sums[kNormThreads / 32];
+  const float* in = x.data + static_cast<int64_t>(blockIdx.x) * x.stride;
+  float* to = out.data + static_cast<int64_t>(blockIdx.x) * out.stride;
+  float sum = 0.0f;
+  for (int32_t c = threadIdx.x; c < x.cols; c += kNormThreads) sum = fmaf(in[c], in[c], sum);
+  sum = WarpSum(sum);
+  if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = sum;
+  __syncthreads();
+  float total = 0.0f;
+#pragma unroll
+  for (int w = 0; w < kNormThreads / 32; ++w) total += warp_sums[w];
+  const float scale = 1.0f / sqrtf(total / static_cast<float>(x.cols) + eps);
+  constexpr int kValues = Piece<Type>::kValues;
+  for (int32_t p = threadIdx.x; p < gain.pieces; p += kNormThreads) {
+    float values[kValues];
+    LoadPiece<Type>(gain, 0, p, values);
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) {
+      const int32_t c = p * kValues + i;
+      if (c < x.cols) to[c] = in[c] * scale * values[i];
+    }
+  }
+}
+
+__global__ void SiluMultiplyKernel(Rows<const float> gate, Rows<float> out) {
+  const auto c = static_cast<int32_t>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (c >= out.cols) return;
+  const float a = gate.data[blockIdx.y * gate.stride + c];
+  float* target = out.data + blockIdx.y * out.stride + c;
+  *target = a / (1.0f + expf(-a)) * *target;
+}
+
+__global__ void RopeKernel(const int32_t* positions, RopeRef table, Rows<float> x) {
+  const int32_t pairs = table.head_dim / 2;
+  const auto pair = static_cast<int32_t>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (pair >= x.cols / 2) return;
+  const int32_t head = pair / pairs, i = pair % pairs;
+  const float* cos_sin =
+      table.cos_sin + (static_cast<int64_t>(positions[blockIdx.y]) * pairs + i) * 2;
+  float* slice = x.data + blockIdx.y * x.stride + static_cast<int64_t>(head) * table.head_dim;
+  float& a = slice[table.halves ? i : 2 * i];
+  float& b = slice[table.halves ? i + pairs : 2 * i + 1];
+  const float c = cos_sin[0], s = cos_sin[1], old_a = a, old_b = b;
+  a = old_a * c - old_b * s;
+  b = old_a * s + old_b * c;
+}
+
+// A warp a row [2][head_dim]: two values a store, so that mapped memory sees whole lines.
+__global__ void WriteRowsKernel(Rows<const float> k, Rows<const float> v, uint16_t* const* rows,
+                                int32_t head_dim, int32_t kv_heads, int32_t count) {
+  const auto row = static_cast<int32_t>(blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32);
+  if (row >= count) return;
+  const int32_t token = row / kv_heads, head = row % kv_heads;
+  const float* key = k.data + token * k.stride + static_cast<int64_t>(head) * head_dim;
+  const float* value = v.data + token * v.stride + static_cast<int64_t>(head) * head_dim;
+  auto* out = reinterpret_cast<uint32_t*>(rows[row]);
+  for (int32_t pair = threadIdx.x % 32; pair < head_dim; pair += 32) {
+    const float* from = pair < head_dim / 2 ? key + 2 * pair : value + 2 * pair - head_dim;
+    out[pair] = static_cast<uint32_t>(ToBf16Bits(from[0])) |
+                static_cast<uint32_t>(ToBf16Bits(from[1])) << 16;
+  }
+}
+
+}  // namespace
+
+void LaunchEmbed(const int32_t* tokens, const WeightRef& embedding, Rows<float> x,
+                 CudaStreamRef stream) {
+  DispatchWeight(embedding.type, [&]<WeightType Type>() {
+    EmbedKernel<Type><<<x.rows, 128, 0, stream.handle>>>(tokens, embedding, x);
+  });
+}
+
+void LaunchRmsNorm(Rows<const float> x, const WeightRef& gain, float eps, Rows<float> out,
+                   CudaStreamRef stream) {
+  DispatchWeight(gain.type, [&]<WeightType Type>() {
+    RmsNormKernel<Type><<<x.rows, kNormThreads, 0, stream.handle>>>(x, gain, eps, out);
+  });
+}
+
+void LaunchSiluMultiply(Rows<const float> gate, Rows<float> out, CudaStreamRef stream) {
+  const dim3 grid((out.cols + 255) / 256, out.rows);
+  SiluMultiplyKernel<<<grid, 256, 0, stream.handle>>>(gate, out);
+}
+
+void LaunchRope(const int32_t* positions, const RopeRef& table, Rows<float> x,
+                CudaStreamRef stream) {
+  const dim3 grid((x.cols / 2 + 127) / 128, x.rows);
+  RopeKernel<<<grid, 128, 0, stream.handle>>>(positions, table, x);
+}
+
+void LaunchWriteRows(Rows<const float> k, Rows<const float> v, uint16_t* const* rows,
+                     int32_t head_dim, CudaStreamRef stream) {
+  const int32_t kv_heads = k.cols / head_dim, count = k.rows * kv_heads;
+  WriteRowsKernel<<<(count + 3) / 4, 128, 0, stream.handle>>>(k, v, rows, head_dim, kv_heads,
+                                                              count);
+}
+
+}  // namespace tailor::cuda

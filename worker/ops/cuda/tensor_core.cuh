@@ -1,0 +1,53 @@
+// The tensor cores' instructions for bf16: 16 x 8 outputs from 16 inputs, and loads of their
+// fragments from shared memory.
+//
+// Lane l of a warp holds, with r = l / 4 and c = 2 * (l % 4):
+//   a (16 x 16, row-major)    a[0] rows r, inputs c c+1    a[1] rows r+8    a[2], a[3] inputs + 8
+//   b (16 x 8, column-major)  b[0] column r, inputs c c+1  b[1] inputs + 8
+//   d (16 x 8)                d[0] d[1] row r, columns c c+1    d[2] d[3] row r + 8
+#pragma once
+
+#include <cstdint>
+
+namespace tailor::cuda {
+
+__device__ __forceinline__ void Mma(float* d, const uint32_t* a, const uint32_t* b) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};\n"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// Four 8 x 8 matrices; lane l gives the address of row l % 8 of matrix l / 8.
+__device__ __forceinline__ void LoadMatrix4(uint32_t* out, const uint16_t* address) {
+  const auto shared = static_cast<uint32_t>(__cvta_generic_to_shared(address));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(shared)
+               : "memory");
+}
+__device__ __forceinline__ void LoadMatrix4Transposed(uint32_t* out, const uint16_t* address) {
+  const auto shared = static_cast<uint32_t>(__cvta_generic_to_shared(address));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(shared)
+               : "memory");
+}
+
+// 16 bytes to shared memory without passing through registers; `bytes` below 16 leaves zeros.
+__device__ __forceinline__ void CopyAsync(uint16_t* to, const uint16_t* from, int bytes) {
+  const auto shared = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared), "l"(from),
+               "r"(bytes)
+               : "memory");
+}
+__device__ __forceinline__ void CommitCopies() {
+  asm volatile("cp.async.commit_group;\n" ::: "memory");
+}
+template <int kPending>
+__device__ __forceinline__ void AwaitCopies() {
+  asm volatile("cp.async.wait_group %0;\n" ::"n"(kPending) : "memory");
+}
+
+}  // namespace tailor::cuda
