@@ -59,6 +59,7 @@ absl::StatusOr<LlamaModel> LoadLlama(const ModelFile& file, Backend* ops, int64_
   LlamaModel model;
   model.shape = file.hyperparameters();
   model.ops = ops;
+  TS_RETURN_IF_ERROR(ops->CheckModel(model.shape));
   LlamaWeights& w = model.weights;
   TS_ASSIGN_OR_RETURN(w.embedding, Load(file, ops, "token_embd.weight"));
   for (int layer = 0; layer < model.shape.layers; ++layer) {

@@ -72,6 +72,9 @@ class Backend {
   virtual ~Backend() = default;
   virtual std::string_view name() const = 0;
 
+  // Errors: Unimplemented names what of the model this backend has no kernels for.
+  virtual absl::Status CheckModel(const LlamaHyperparameters&) const { return absl::OkStatus(); }
+
   // --- memory ---
   // Errors: ResourceExhausted "device memory: N bytes asked, M free of L".
   virtual absl::StatusOr<DeviceBuffer> Allocate(int64_t bytes,

@@ -15,8 +15,9 @@ class DeviceSelect;
 
 struct CudaBackendOptions {
   int device = 0;
-  int64_t memory_bytes = 0;  // the device memory this process may use, taken at once; 0: 90 % of the free
-  int host_threads = 0;      // of RunOnHost; 0: one per core
+  int64_t memory_bytes =
+      0;  // the device memory this process may use, taken at once; 0: 90 % of the free
+  int host_threads = 0;          // of RunOnHost; 0: one per core
   std::filesystem::path module;  // empty: backend_cuda.so beside this program
 };
 

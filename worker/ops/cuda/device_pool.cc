@@ -8,9 +8,7 @@
 namespace tailor::cuda {
 
 DevicePool::DevicePool(std::byte* base, int64_t bytes)
-    : base_(base),
-      capacity_(bytes / kAlignment * kAlignment),
-      free_bytes_(capacity_) {
+    : base_(base), capacity_(bytes / kAlignment * kAlignment), free_bytes_(capacity_) {
   if (capacity_ > 0) holes_[0] = capacity_;
 }
 

@@ -19,15 +19,16 @@ class DevicePool {
 
   DevicePool(std::byte* base, int64_t bytes);
 
-  // The smallest hole that fits; of equal ones the lowest. Errors: ResourceExhausted "device memory:
-  // N bytes asked, M free of L", and the largest hole when only fragmentation is in the way.
+  // The smallest hole that fits; of equal ones the lowest. Errors: ResourceExhausted "device
+  // memory: N bytes asked, M free of L", and the largest hole when only fragmentation is in the
+  // way.
   absl::StatusOr<std::byte*> Allocate(int64_t bytes, int kind);
   // TS_CHECKs that `data` came from Allocate.
   void Free(std::byte* data);
 
   int64_t capacity() const { return capacity_; }
   int64_t free_bytes() const { return free_bytes_; }
-  int64_t asked_bytes() const { return asked_bytes_; }          // before rounding
+  int64_t asked_bytes() const { return asked_bytes_; }           // before rounding
   int64_t kind_bytes(int kind) const { return by_kind_[kind]; }  // after rounding: sums to taken
   int64_t largest_hole() const;
 

@@ -1,6 +1,6 @@
-// What backend_cuda.so exports: five C functions, found by name. The objects behind the pointers are
-// C++ and shared with the program that opens the module, so both come from one build: the version
-// changes with backend.h as well as with this file.
+// What backend_cuda.so exports: five C functions, found by name. The objects behind the pointers
+// are C++ and shared with the program that opens the module, so both come from one build: the
+// version changes with backend.h as well as with this file.
 #pragma once
 
 #include <cstddef>

@@ -12,12 +12,17 @@ struct Format {
 
 Format FormatOf(DType dtype) {
   switch (dtype) {
-    case DType::kF32: return {4, 0};
+    case DType::kF32:
+      return {4, 0};
     case DType::kF16:
-    case DType::kBF16: return {8, 0};
-    case DType::kQ8_0: return {16, 2};
-    case DType::kQ4_0: return {32, 2};
-    case DType::kQ4_1: return {32, 4};
+    case DType::kBF16:
+      return {8, 0};
+    case DType::kQ8_0:
+      return {16, 2};
+    case DType::kQ4_0:
+      return {32, 2};
+    case DType::kQ4_1:
+      return {32, 4};
   }
   return {};
 }
@@ -49,8 +54,8 @@ WeightLayout WeightLayout::Of(DType dtype, int64_t rows, int64_t cols) {
 absl::StatusOr<std::vector<std::byte>> PackForDevice(const TensorView& tensor) {
   TS_ASSIGN_OR_RETURN(const int64_t want, TensorBytes(tensor.dtype, tensor.rows, tensor.cols));
   if (static_cast<int64_t>(tensor.bytes.size()) != want) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "tensor has ", tensor.bytes.size(), " bytes, its shape needs ", want));
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor has ", tensor.bytes.size(), " bytes, its shape needs ", want));
   }
   const WeightLayout layout = WeightLayout::Of(tensor.dtype, tensor.rows, tensor.cols);
   std::vector<std::byte> out(layout.Bytes());

@@ -4,9 +4,9 @@
 //   dtype     a piece of 16 bytes holds        codes                          scales
 //   F32       4 values of one row              [rows][pieces][16 bytes]       none
 //   F16 BF16  8 values
-//   Q8_0      16 codes, int8                                                  [rows][cols / 32] fp16 d
-//   Q4_0      32 codes, as in the file                                        [rows][cols / 32] fp16 d
-//   Q4_1      32 codes, as in the file                                        [rows][cols / 32][2] d, m
+//   Q8_0      16 codes, int8                                                  [rows][cols / 32]
+//   fp16 d Q4_0      32 codes, as in the file                                        [rows][cols /
+//   32] fp16 d Q4_1      32 codes, as in the file [rows][cols / 32][2] d, m
 //
 // A plain row that does not fill its last piece ends in zeros.
 #pragma once
@@ -32,7 +32,9 @@ struct WeightLayout {
   static WeightLayout Of(DType dtype, int64_t rows, int64_t cols);
   int64_t CodeBytes() const { return rows * pieces * kPieceBytes; }
   int64_t ScalesOffset() const { return CodeBytes(); }
-  int64_t Bytes() const { return CodeBytes() + (scale_bytes > 0 ? rows * (cols / 32) * scale_bytes : 0); }
+  int64_t Bytes() const {
+    return CodeBytes() + (scale_bytes > 0 ? rows * (cols / 32) * scale_bytes : 0);
+  }
 };
 
 // The tensor's bytes in that order. Errors: InvalidArgument when they do not fit the shape.

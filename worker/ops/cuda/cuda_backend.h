@@ -1,0 +1,78 @@
+// The ops interface on one CUDA device. Weights stay in their files' formats; everything is
+// enqueued on one stream, in order.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/cpu/thread_pool.h"
+#include "worker/ops/backend.h"
+#include "worker/ops/cuda/cuda_attention.h"
+#include "worker/ops/cuda/cuda_context.h"
+#include "worker/ops/cuda/cuda_select.h"
+
+namespace tailor::cuda {
+
+class CudaBackend final : public Backend {
+ public:
+  CudaBackend(std::unique_ptr<CudaContext> context, int host_threads);
+  ~CudaBackend() override;
+
+  std::string_view name() const override { return "cuda"; }
+  absl::Status CheckModel(const LlamaHyperparameters& model) const override;
+
+  absl::StatusOr<DeviceBuffer> Allocate(int64_t bytes, MemoryKind kind) override;
+  int64_t allocated_bytes() const override { return context_->pool().asked_bytes() - own_bytes_; }
+  absl::StatusOr<Weight> LoadWeight(const TensorView& tensor) override;
+  void Download(const void* device, std::span<std::byte> host) override;
+  void Upload(std::span<const std::byte> host, void* device) override;
+  absl::Status MapHostMemory(std::span<std::byte> host) override;
+  void Synchronize() override;
+  const std::byte* Stage(std::span<const std::byte> host) override;
+  std::span<const float> ReadBack(std::span<const float> device, std::vector<float>* room) override;
+  void RunOnHost(int64_t units, absl::FunctionRef<void(int64_t, int)> fn) override {
+    host_.ForEach(units, fn);
+  }
+  int host_threads() const override { return host_.threads(); }
+
+  void Embed(std::span<const TokenId> tokens, const Weight& embedding,
+             MatrixView<float> x) override;
+  void RmsNorm(MatrixView<const float> x, const Weight& gain, float eps,
+               MatrixView<float> out) override;
+  void MatMul(MatrixView<const float> x, const Weight& w, MatrixView<float> out) override;
+  void MatMulAdd(MatrixView<const float> x, const Weight& w, MatrixView<float> out) override;
+  void ProjectQkv(MatrixView<const float> x, const Weight& wq, const Weight& wk, const Weight& wv,
+                  MatrixView<float> q, MatrixView<float> k, MatrixView<float> v) override;
+  void SwiGlu(MatrixView<const float> x, const Weight& gate, const Weight& up,
+              MatrixView<float> out) override;
+  void Rope(std::span<const int32_t> positions, const RopeTable& table,
+            MatrixView<float> x) override;
+  void WriteRows(MatrixView<const float> k, MatrixView<const float> v,
+                 std::span<BFloat16* const> rows, int32_t head_dim) override;
+  void Attend(const RowAttention& attention) override;
+  void QuantizePage(const BFloat16* rows, const QuantizedPageShape& shape,
+                    std::byte* page) override;
+  void AttendQuantized(const QuantizedAttention& attention) override;
+
+  DeviceSelect* select() { return &select_; }
+
+ protected:
+  void Free(std::byte* data, int64_t bytes) override;
+
+ private:
+  // x as the product kernels read it: aligned, zeros up to a whole number of 32 columns.
+  Rows<const float> Padded(MatrixView<const float> x);
+  void Linear(Rows<const float> x, std::span<const LinearJob> jobs, Epilogue epilogue);
+  bool IsMapped(std::span<const std::byte> host) const;
+  static void CheckLaunch(const char* op) { CheckCuda(cudaGetLastError(), op); }
+
+  std::unique_ptr<CudaContext> context_;
+  const int64_t own_bytes_;  // of the pool, before anyone asked
+  CudaAttention attention_;
+  CudaSelect select_;
+  ThreadPool host_;
+  std::vector<std::span<std::byte>> mapped_;
+};
+
+}  // namespace tailor::cuda
