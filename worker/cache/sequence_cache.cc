@@ -196,8 +196,11 @@ absl::Status SequenceCache::CheckHead(int32_t layer, const AttendCall& call) {
                       backend_->Allocate((width + group) * static_cast<int64_t>(sizeof(float))));
   const MatrixView<float> out(partial.As<float>(), 1, width);
   const MatrixView<float> lse(partial.As<float>() + width, 1, group);
-  const RowSegment rows = {call.fetched.rows.data() + head * call.fetched.count * 2 * d,
-                           call.fetched.count};
+  const auto fetched = call.fetched.rows.subspan(head * call.fetched.count * 2 * d,
+                                                 call.fetched.count * 2 * d);
+  const RowSegment rows = {
+      reinterpret_cast<const BFloat16*>(backend_->Stage(std::as_bytes(fetched))),
+      call.fetched.count};
   const std::span<const RowSegment> segments(&rows, call.fetched.count > 0 ? 1 : 0);
   StepCheck::Head check;
   check.query = {layer, static_cast<int32_t>(head), std::vector<float>(width)};
