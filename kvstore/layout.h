@@ -6,8 +6,9 @@
 //   tokens       [page][page_tokens]                                int32
 //   rows         [layer][kv_head][page][page_tokens][2][head_dim]   bf16, K then V of one token
 //   row_checks   [layer][kv_head][page][page_tokens]                uint32, XXH3 of the row, see seal
-//   index        [sparse][kv_head][page][head_dim][page_tokens]     int8, channel-major keys
-//   index_scale  [sparse][kv_head][page][head_dim]                  fp32, key = code * scale
+//   index        [sparse][kv_head][page][head_dim][page_tokens]     4 bits, channel-major keys
+//   index_scale  [sparse][kv_head][page][head_dim]                  fp32, key = code * scale + min
+//   index_min    [sparse][kv_head][page][head_dim]                  fp32
 //   kmax         [sparse][kv_head][page][head_dim]                  fp32, max |K| of the page
 //
 // `rows` covers every layer, quantized ones too: a new turn then attends exactly to the past and a
@@ -55,7 +56,7 @@ static_assert(sizeof(PageHeader) == 64);
 static_assert(offsetof(PageHeader, owner_sequence) == 8);
 static_assert(offsetof(PageHeader, checksum) == 24);
 
-inline constexpr uint32_t kLayoutVersion = 1;
+inline constexpr uint32_t kLayoutVersion = 2;
 
 // Byte offsets from the pool's first byte, all overflow-checked once in Make.
 class PoolLayout {
@@ -78,6 +79,7 @@ class PoolLayout {
   int64_t RowChecksOffset(int32_t layer, int32_t kv_head, PageId page) const;
   int64_t IndexOffset(int32_t sparse_rank, int32_t kv_head, PageId page) const;
   int64_t IndexScaleOffset(int32_t sparse_rank, int32_t kv_head, PageId page) const;
+  int64_t IndexMinOffset(int32_t sparse_rank, int32_t kv_head, PageId page) const;
   int64_t KmaxOffset(int32_t sparse_rank, int32_t kv_head, PageId page) const;
 
  private:
@@ -85,7 +87,7 @@ class PoolLayout {
   std::vector<int32_t> sparse_rank_;  // [layers]
   int64_t pages_ = 0, bytes_ = 0, page_bytes_ = 0;
   int64_t headers_ = 0, tokens_ = 0, rows_ = 0, row_checks_ = 0;
-  int64_t index_ = 0, index_scale_ = 0, kmax_ = 0;  // starts of the arrays
+  int64_t index_ = 0, index_scale_ = 0, index_min_ = 0, kmax_ = 0;  // starts of the arrays
 };
 
 // A pool as this process maps it. Non-owning; valid while the arena is mapped.
@@ -110,11 +112,14 @@ class PoolView {
   uint32_t* RowChecks(int32_t layer, int32_t kv_head, PageId page) const {  // [page_tokens]
     return reinterpret_cast<uint32_t*>(base_ + layout_.RowChecksOffset(layer, kv_head, page));
   }
-  int8_t* Index(int32_t sparse_rank, int32_t kv_head, PageId page) const {  // [head_dim][page_tokens]
-    return reinterpret_cast<int8_t*>(base_ + layout_.IndexOffset(sparse_rank, kv_head, page));
+  uint8_t* Index(int32_t sparse_rank, int32_t kv_head, PageId page) const {  // [head_dim][kCodeBytes]
+    return reinterpret_cast<uint8_t*>(base_ + layout_.IndexOffset(sparse_rank, kv_head, page));
   }
   float* IndexScale(int32_t sparse_rank, int32_t kv_head, PageId page) const {  // [head_dim]
     return reinterpret_cast<float*>(base_ + layout_.IndexScaleOffset(sparse_rank, kv_head, page));
+  }
+  float* IndexMin(int32_t sparse_rank, int32_t kv_head, PageId page) const {  // [head_dim]
+    return reinterpret_cast<float*>(base_ + layout_.IndexMinOffset(sparse_rank, kv_head, page));
   }
   float* Kmax(int32_t sparse_rank, int32_t kv_head, PageId page) const {  // [head_dim]
     return reinterpret_cast<float*>(base_ + layout_.KmaxOffset(sparse_rank, kv_head, page));

@@ -1,4 +1,4 @@
-// What the store computes when a page is sealed: the int8 index, kmax, row checks and the page's
+// What the store computes when a page is sealed: the 4-bit index, kmax, row checks and the page's
 // checksum; and their verification. Pure functions over a pool's bytes.
 #pragma once
 
@@ -8,10 +8,11 @@
 namespace tailor {
 
 // Per sparse layer, KV head and channel c of the page's 128 keys:
-//   kmax[c] = max |K[t][c]|,  scale[c] = kmax[c] / 127,  code[t] = round_half_even(K[t][c] / scale[c])
-// |code * scale - K| <= scale / 2 plus rounding. Keys that are not finite count as zero; a channel
-// whose scale would be below the smallest normal float has scale 0 and codes 0. Then the check of
-// every row of every layer, and header->checksum over token ids and checks.
+//   kmax[c] = max |K[t][c]|, min[c] = min K[t][c], scale[c] = (max K[t][c] - min[c]) / 15,
+//   code[t] = round_half_even((K[t][c] - min[c]) / scale[c]), packed as select/key_codes.h says
+// |code * scale + min - K| <= scale / 2 plus rounding. Keys that are not finite count as zero; a
+// channel whose scale would be below the smallest normal float has scale 0 and codes 0. Then the
+// check of every row of every layer, and header->checksum over token ids and checks.
 void SealPage(const PoolView& pool, PageId page);
 
 // Errors: DataLoss naming layer, head and token of the first row that differs, or the checksum.

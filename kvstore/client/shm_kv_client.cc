@@ -33,7 +33,9 @@ wire::SelectRequest RequestOf(const SelectCall& call, int64_t deadline_ns) {
   request.sealed_pages = static_cast<uint32_t>(call.sealed_pages);
   request.channels = static_cast<uint16_t>(call.params.channels);
   request.top_k = static_cast<uint16_t>(call.params.top_k);
-  request.sink_tokens = static_cast<uint32_t>(call.params.sink_tokens);
+  request.sink_tokens = static_cast<uint8_t>(call.params.sink_tokens);
+  request.group = static_cast<uint8_t>(call.params.group);
+  request.rescore_extra = static_cast<uint16_t>(call.params.rescore_extra);
   return request;
 }
 

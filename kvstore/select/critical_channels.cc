@@ -15,12 +15,18 @@ void GroupMean(std::span<const float> q, std::vector<float>* q_mean) {
   for (float& value : *q_mean) value /= static_cast<float>(group);
 }
 
-void CriticalChannels(std::span<const float> q_mean, std::span<const float> kmax, int32_t count,
+void GroupMagnitude(std::span<const float> q, std::vector<float>* magnitude) {
+  const size_t head_dim = magnitude->size();
+  std::fill(magnitude->begin(), magnitude->end(), 0.0f);
+  for (size_t i = 0; i < q.size(); ++i) (*magnitude)[i % head_dim] += std::abs(q[i]);
+}
+
+void CriticalChannels(std::span<const float> q, std::span<const float> kmax, int32_t count,
                       std::vector<int32_t>* channels) {
-  channels->resize(q_mean.size());
+  channels->resize(q.size());
   std::iota(channels->begin(), channels->end(), 0);
   const auto importance = [&](int32_t c) {
-    const float value = std::abs(q_mean[c]) * kmax[c];
+    const float value = std::abs(q[c]) * kmax[c];
     return value >= 0 ? value : -1.0f;  // NaN has no order; a query may hold any bits
   };
   std::partial_sort(channels->begin(), channels->begin() + count, channels->end(),

@@ -4,47 +4,11 @@
 #include <cstring>
 
 #include "common/status.h"
-#include "kvstore/select/critical_channels.h"
 #include "kvstore/select/row_check.h"
-#include "kvstore/select/score.h"
+#include "kvstore/select/scores.h"
 #include "kvstore/select/top_k.h"
 
 namespace tailor {
-namespace {
-
-constexpr size_t kMaxChannels = 1024;  // head_dim's limit
-constexpr size_t kPrefetchPages = 4;
-
-// Scores of all tokens of the sealed pages, in order: [pages * page_tokens].
-void ScoreHead(const SelectInput& input, int32_t sparse_rank, int32_t head,
-               std::span<const float> q_mean, std::span<const int32_t> channels,
-               ScorePageFn score_page, std::vector<float>* scores) {
-  scores->resize(input.sealed_pages.size() * kPageTokens);
-  TS_DCHECK(channels.size() <= kMaxChannels);
-  ChannelTerm terms[kMaxChannels];
-  for (size_t p = 0; p < input.sealed_pages.size(); ++p) {
-    const PageId page = input.sealed_pages[p];
-    if (p + kPrefetchPages < input.sealed_pages.size()) {
-      // A page's channels are two cache lines each, too scattered for the hardware to foresee.
-      const int8_t* ahead =
-          input.pool->Index(sparse_rank, head, input.sealed_pages[p + kPrefetchPages]);
-      for (const int32_t c : channels) {
-        __builtin_prefetch(ahead + int64_t{c} * kPageTokens);
-        __builtin_prefetch(ahead + int64_t{c} * kPageTokens + 64);
-      }
-    }
-    const int8_t* index = input.pool->Index(sparse_rank, head, page);
-    const float* scale = input.pool->IndexScale(sparse_rank, head, page);
-    for (size_t i = 0; i < channels.size(); ++i) {
-      const int32_t c = channels[i];
-      terms[i] = {index + int64_t{c} * kPageTokens, q_mean[c] * scale[c]};
-    }
-    score_page(std::span(terms, channels.size()), scores->data() + p * kPageTokens);
-  }
-}
-
-}  // namespace
-
 RunningKmax::RunningKmax(const PoolShape& shape)
     : kv_heads_(shape.kv_heads),
       head_dim_(shape.head_dim),
@@ -84,23 +48,22 @@ void PrepareSelection(const SelectInput& input, Selection* out) {
 }
 
 void SelectHead(const SelectInput& input, int32_t kv_head, SelectScratch& scratch, Selection* out) {
-  static const ScorePageFn kScorePage = ChooseScorePage();
+  static const SelectKernels& kKernels = ChooseSelectKernels();
   if (out->count == 0) return;
-  const PoolShape& shape = input.pool->shape();
-  const int32_t rank = input.pool->layout().SparseRank(input.layer);
-  const size_t head_floats = input.q.size() / shape.kv_heads;
-  scratch.q_mean.resize(shape.head_dim);
-  GroupMean(input.q.subspan(kv_head * head_floats, head_floats), &scratch.q_mean);
-  CriticalChannels(scratch.q_mean, input.kmax->Of(rank, kv_head), input.params.channels,
-                   &scratch.channels);
-  ScoreHead(input, rank, kv_head, scratch.q_mean, scratch.channels, kScorePage, &scratch.scores);
+  const SelectParams& params = input.params;
+  ScoreTokens(input, kv_head, kKernels, scratch);
   scratch.chosen.clear();
-  TopK(std::span(scratch.scores).subspan(input.params.sink_tokens), out->count, scratch.block_max,
-       scratch.survivors, &scratch.chosen);
-  int32_t* tokens = out->tokens.data() + int64_t{kv_head} * out->count;
-  for (int32_t i = 0; i < out->count; ++i) {
-    tokens[i] = scratch.chosen[i] + input.params.sink_tokens;
+  TopK(std::span(scratch.scores).subspan(params.sink_tokens), out->count + params.rescore_extra,
+       scratch.block_max, scratch.survivors, &scratch.chosen);
+  if (scratch.chosen.size() > static_cast<size_t>(out->count)) {
+    RescoreChosen(input, kv_head, kKernels, scratch);
+    scratch.finalists.clear();
+    TopK(scratch.scores, out->count, scratch.block_max, scratch.survivors, &scratch.finalists);
+    for (int32_t& finalist : scratch.finalists) finalist = scratch.chosen[finalist];
+    scratch.chosen.swap(scratch.finalists);
   }
+  int32_t* tokens = out->tokens.data() + int64_t{kv_head} * out->count;
+  for (int32_t i = 0; i < out->count; ++i) tokens[i] = scratch.chosen[i] + params.sink_tokens;
 }
 
 absl::Status GatherHead(const SelectInput& input, int32_t kv_head, Selection* selection) {
@@ -153,6 +116,8 @@ absl::Status ValidateSelectParams(const SelectParams& params, const PoolShape& s
   };
   TS_RETURN_IF_ERROR(check("channels", params.channels, 1, shape.head_dim));
   TS_RETURN_IF_ERROR(check("top_k", params.top_k, 1, kMaxTopK));
+  TS_RETURN_IF_ERROR(check("rescore_extra", params.rescore_extra, 0, kMaxTopK));
+  TS_RETURN_IF_ERROR(check("group", static_cast<int64_t>(params.group), 0, 1));
   return check("sink_tokens", params.sink_tokens, 0, kPageTokens);
 }
 

@@ -61,7 +61,9 @@ SelectCall CallOf(const TakenRequest& taken) {
   call.q = taken.q;
   call.params = {.channels = request.channels,
                  .top_k = request.top_k,
-                 .sink_tokens = static_cast<int32_t>(request.sink_tokens)};
+                 .sink_tokens = request.sink_tokens,
+                 .group = static_cast<GroupRule>(request.group),  // what is none the store refuses
+                 .rescore_extra = request.rescore_extra};
   return call;
 }
 

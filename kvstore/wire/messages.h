@@ -14,7 +14,7 @@
 namespace tailor::wire {
 
 inline constexpr uint32_t kMagic = 0x4b565354;  // "TSVK" in memory
-inline constexpr uint16_t kVersion = 1;         // of this file; a reader refuses any other
+inline constexpr uint16_t kVersion = 2;         // of this file; a reader refuses any other
 
 // --- handshake, over the unix socket ---
 
@@ -91,11 +91,14 @@ struct SelectRequest {
   uint32_t sealed_pages;
   uint16_t channels;  // SelectParams
   uint16_t top_k;
-  uint32_t sink_tokens;
+  uint8_t sink_tokens;
+  uint8_t group;  // GroupRule
+  uint16_t rescore_extra;
 };
 static_assert(sizeof(SelectRequest) == 64 && std::is_trivially_copyable_v<SelectRequest>);
 static_assert(offsetof(SelectRequest, ticket) == 8 && offsetof(SelectRequest, deadline_ns) == 40);
 static_assert(offsetof(SelectRequest, layer) == 48 && offsetof(SelectRequest, sink_tokens) == 60);
+static_assert(offsetof(SelectRequest, group) == 61 && offsetof(SelectRequest, rescore_extra) == 62);
 
 // Why a request was not served: enough for a worker to act, and for an operator to count.
 enum class Refusal : uint32_t {

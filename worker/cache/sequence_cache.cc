@@ -313,7 +313,7 @@ CacheTotals SequenceCache::totals() const {
   const int64_t row_bytes = int64_t{2} * shape.head_dim * static_cast<int64_t>(sizeof(BFloat16));
   totals.store_rows = pages * shape.layers * shape.kv_heads * kPageTokens * row_bytes;
   totals.store_index = pages * static_cast<int64_t>(shape.sparse_layers.size()) * shape.kv_heads *
-                       shape.head_dim * (kPageTokens + 2 * static_cast<int64_t>(sizeof(float)));
+                       shape.head_dim * (kPageTokens / 2 + 3 * static_cast<int64_t>(sizeof(float)));
   totals.rows_fetched = rows_fetched_;
   totals.bytes_fetched = rows_fetched_ * row_bytes;
   return totals;

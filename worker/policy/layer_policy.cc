@@ -51,14 +51,15 @@ absl::Status LayerPolicy::Validate(const LlamaHyperparameters& model,
         absl::StrCat("policy field bits is ", bits, ", limit 1, 2, 4 or 8"));
   }
   if (!quantized_layers.empty() && model.head_dim % 64 != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "head_dim is ", model.head_dim, ", quantized layers need a multiple of 64"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("head_dim is ", model.head_dim, ", quantized layers need a multiple of 64"));
   }
   TS_RETURN_IF_ERROR(CheckRange("residual_tokens", residual_tokens, 1, 4096));
   TS_RETURN_IF_ERROR(CheckRange("sink_tokens", sink_tokens, 0, kPageTokens));
   TS_RETURN_IF_ERROR(CheckRange("recent_tokens", recent_tokens, 1, 4096));
   TS_RETURN_IF_ERROR(CheckRange("channels", select.channels, 1, model.head_dim));
   TS_RETURN_IF_ERROR(CheckRange("top_k", select.top_k, 1, kMaxTopK));
+  TS_RETURN_IF_ERROR(CheckRange("rescore_extra", select.rescore_extra, 0, kMaxTopK));
   TS_RETURN_IF_ERROR(CheckRange("check_every_tokens", check_every_tokens, 0, 1 << 20));
   if (!(mass_floor >= 0 && mass_floor < 1)) {
     return absl::InvalidArgumentError(
@@ -78,6 +79,7 @@ Fingerprint LayerPolicy::fingerprint() const {
   for (const int32_t layer : quantized_layers) f.AddInt(layer);
   f.AddInt(bits).AddInt(residual_tokens).AddInt(sink_tokens).AddInt(recent_tokens);
   f.AddInt(select.channels).AddInt(select.top_k);
+  f.AddInt(static_cast<int64_t>(select.group)).AddInt(select.rescore_extra);
   f.AddInt(static_cast<int64_t>(query)).AddInt(static_cast<int64_t>(predict_norm));
   // Checks alone change no token.
   if (mass_floor > 0) {
@@ -87,13 +89,14 @@ Fingerprint LayerPolicy::fingerprint() const {
 }
 
 std::string LayerPolicy::Summary() const {
-  return absl::StrCat(
-      "quantized layers [", absl::StrJoin(quantized_layers, ","), "] at ", bits, " bits, residual ",
-      residual_tokens, "; sparse layers: ", select.channels, " channels, ", select.top_k,
-      " rows fetched, sink ", sink_tokens, ", recent ", recent_tokens, ", query ",
-      query == QueryMode::kExact ? "exact" : "predicted", ", selector ",
-      selector == Selector::kInline ? "inline" : "store",
-      mass_floor > 0 ? absl::StrCat(", mass floor ", mass_floor) : "");
+  return absl::StrCat("quantized layers [", absl::StrJoin(quantized_layers, ","), "] at ", bits,
+                      " bits, residual ", residual_tokens, "; sparse layers: ", select.channels,
+                      " channels, group ", select.group == GroupRule::kMean ? "mean" : "heads",
+                      ", ", select.top_k, " rows fetched, ", select.rescore_extra,
+                      " more rescored, sink ", sink_tokens, ", recent ", recent_tokens, ", query ",
+                      query == QueryMode::kExact ? "exact" : "predicted", ", selector ",
+                      selector == Selector::kInline ? "inline" : "store",
+                      mass_floor > 0 ? absl::StrCat(", mass floor ", mass_floor) : "");
 }
 
 LayerPolicy LayerPolicy::Default(const std::string& model_name, const Fingerprint& weights,

@@ -37,7 +37,7 @@ struct LayerPolicy {
   int32_t residual_tokens = 128;          // newest tokens of quantized layers in full precision
   int32_t sink_tokens = 8;
   int32_t recent_tokens = 56;
-  SelectParams select;                    // channels and top_k of sparse layers
+  SelectParams select;                    // how sparse layers choose; sink_tokens as above
   Selector selector = Selector::kInline;
   QueryMode query = QueryMode::kExact;
   PredictNorm predict_norm = PredictNorm::kNext;
@@ -62,7 +62,8 @@ struct LayerPolicy {
   std::string ToJson() const;
   static absl::StatusOr<LayerPolicy> FromJson(std::string_view json);
   static absl::StatusOr<LayerPolicy> Load(const std::filesystem::path& path);
-  // The documented default for a model without a file: layer 0 quantized, published numbers.
+  // The documented default for a model without a file: layer 0 quantized, and the
+  // selection of docs/decisions/0004-selection.md.
   static LayerPolicy Default(const std::string& model_name, const Fingerprint& weights,
                              const LlamaHyperparameters& model);
 };

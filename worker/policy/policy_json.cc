@@ -52,9 +52,11 @@ absl::Status ReadChoice(const json& object, const char* field, const char* first
 
 absl::Status RefuseUnknownFields(const json& object) {
   static const std::set<std::string> kKnown = {
-      "version", "model_name", "weights", "quantized_layers", "bits", "residual_tokens",
-      "sink_tokens", "recent_tokens", "channels", "top_k", "selector", "query", "predict_norm",
-      "check_every_tokens", "mass_floor", "evidence"};
+      "version",  "model_name",      "weights",      "quantized_layers",
+      "bits",     "residual_tokens", "sink_tokens",  "recent_tokens",
+      "channels", "top_k",           "group",        "rescore_extra",
+      "selector", "query",           "predict_norm", "check_every_tokens",
+      "mass_floor", "evidence"};
   for (const auto& item : object.items()) {
     if (!kKnown.contains(item.key())) {
       return absl::InvalidArgumentError(absl::StrCat("policy field ", item.key(), " is unknown"));
@@ -107,6 +109,8 @@ std::string LayerPolicy::ToJson() const {
       {"recent_tokens", recent_tokens},
       {"channels", select.channels},
       {"top_k", select.top_k},
+      {"group", select.group == GroupRule::kMean ? "mean" : "heads"},
+      {"rescore_extra", select.rescore_extra},
       {"selector", selector == Selector::kInline ? "inline" : "store"},
       {"query", query == QueryMode::kExact ? "exact" : "predicted"},
       {"predict_norm", predict_norm == PredictNorm::kCurrent ? "current" : "next"},
@@ -121,6 +125,10 @@ absl::StatusOr<LayerPolicy> LayerPolicy::FromJson(std::string_view text) {
   if (!object.is_object()) return absl::InvalidArgumentError("policy is not a JSON object");
   TS_RETURN_IF_ERROR(RefuseUnknownFields(object));
   LayerPolicy policy;
+  // What a file older than these fields meant: the published selection.
+  policy.select.channels = 8;
+  policy.select.group = GroupRule::kMean;
+  policy.select.rescore_extra = 0;
   TS_RETURN_IF_ERROR(ReadIdentity(object, &policy));
   TS_RETURN_IF_ERROR(ReadLayers(object, &policy));
   TS_RETURN_IF_ERROR(ReadInt(object, "bits", &policy.bits));
@@ -129,6 +137,9 @@ absl::StatusOr<LayerPolicy> LayerPolicy::FromJson(std::string_view text) {
   TS_RETURN_IF_ERROR(ReadInt(object, "recent_tokens", &policy.recent_tokens));
   TS_RETURN_IF_ERROR(ReadInt(object, "channels", &policy.select.channels));
   TS_RETURN_IF_ERROR(ReadInt(object, "top_k", &policy.select.top_k));
+  TS_RETURN_IF_ERROR(ReadChoice(object, "group", "mean", GroupRule::kMean, "heads",
+                                GroupRule::kHeads, &policy.select.group));
+  TS_RETURN_IF_ERROR(ReadInt(object, "rescore_extra", &policy.select.rescore_extra));
   TS_RETURN_IF_ERROR(ReadChoice(object, "selector", "inline", Selector::kInline, "store",
                                 Selector::kStore, &policy.selector));
   TS_RETURN_IF_ERROR(ReadChoice(object, "query", "exact", QueryMode::kExact, "predicted",

@@ -56,7 +56,9 @@ TEST(ServedPageStore, RandomSelectionsAreAnsweredOrRefusedAndTheBooksStillAddUp)
     request.sealed_pages = static_cast<uint32_t>(mostly(mine->grant.sealed_pages, random()));
     request.channels = static_cast<uint16_t>(mostly(4, random()));
     request.top_k = static_cast<uint16_t>(mostly(random() % 300, random()));
-    request.sink_tokens = static_cast<uint32_t>(mostly(random() % 200, random()));
+    request.sink_tokens = static_cast<uint8_t>(mostly(random() % 200, random()));
+    request.group = static_cast<uint8_t>(mostly(random() % 3, random()));
+    request.rescore_extra = static_cast<uint16_t>(mostly(random() % 300, random()));
     std::vector<float> q(mostly(64, 1 + random() % 200));
     for (float& value : q) value = static_cast<float>(random() % 1000) * 1e35f;
     const auto ticket = (*link)->Post(request, q);

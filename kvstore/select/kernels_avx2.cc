@@ -1,0 +1,7 @@
+#include "kvstore/select/kernels_impl.h"
+
+namespace tailor {
+
+const SelectKernels kSelectKernelsAvx2 = kLoops;
+
+}  // namespace tailor

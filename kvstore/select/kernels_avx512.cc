@@ -1,0 +1,7 @@
+#include "kvstore/select/kernels_impl.h"
+
+namespace tailor {
+
+const SelectKernels kSelectKernelsAvx512 = kLoops;
+
+}  // namespace tailor
