@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "kvstore/select/key_codes.h"
 
 namespace tailor {
 namespace {
@@ -53,28 +54,36 @@ void FillRandomly(const PlainPool& pool, PageId page, uint64_t seed) {
   }
 }
 
-// code = round(K * (127 / kmax)) with two rounded operations, then times a scale rounded once: each
-// moves the product by at most u = 2^-24 of |K / scale| <= 127; code * scale itself is exact here.
+// code = round((K - min) * (15 / range)) with four rounded operations (the range is one): each moves
+// the product, at most 15, by at most u = 2^-24 of it. The scale is rounded twice, code * scale once
+// and is exact here in fp64.
 double CodeErrorLimit(double scale) {
   const double u = std::ldexp(1.0, -24);
-  return scale * (0.5 + 4 * 127 * u);
+  return scale * (0.5 + 6 * 15 * u);
+}
+
+int Code(const PlainPool& pool, int32_t rank, int32_t head, PageId page, int c, int t) {
+  return CodeOf(pool.view.Index(rank, head, page) + c * kCodeBytes, t);
 }
 
 void ExpectIndexed(const PlainPool& pool, int32_t rank, int32_t head, PageId page) {
   const PoolShape& s = pool.view.shape();
   for (int c = 0; c < s.head_dim; ++c) {
-    float kmax = 0;
+    float low = INFINITY, high = -INFINITY;
     for (int t = 0; t < kPageTokens; ++t) {
-      kmax = std::max(kmax, std::abs(pool.Key(s.sparse_layers[rank], head, page, t, c)));
+      const float key = pool.Key(s.sparse_layers[rank], head, page, t, c);
+      low = std::min(low, key);
+      high = std::max(high, key);
     }
-    ASSERT_EQ(pool.view.Kmax(rank, head, page)[c], kmax) << "channel " << c;
+    ASSERT_EQ(pool.view.Kmax(rank, head, page)[c], std::max(std::abs(low), std::abs(high)));
     const float scale = pool.view.IndexScale(rank, head, page)[c];
-    ASSERT_EQ(scale, kmax / 127.0f) << "channel " << c;
+    const float min = pool.view.IndexMin(rank, head, page)[c];
+    ASSERT_EQ(scale, (high - low) / 15.0f) << "channel " << c;
+    ASSERT_EQ(min, low) << "channel " << c;
     for (int t = 0; t < kPageTokens; ++t) {
-      const int code = pool.view.Index(rank, head, page)[c * kPageTokens + t];
+      const int code = Code(pool, rank, head, page, c, t);
       const double key = pool.Key(s.sparse_layers[rank], head, page, t, c);
-      ASSERT_GE(code, -127);
-      ASSERT_LE(std::abs(static_cast<double>(code) * scale - key), CodeErrorLimit(scale))
+      ASSERT_LE(std::abs(static_cast<double>(code) * scale + min - key), CodeErrorLimit(scale))
           << "channel " << c << " token " << t;
     }
   }
@@ -97,14 +106,14 @@ TEST(SealPage, ExactMultiplesOfTheScaleAreKeptExactlyAndHalvesGoToEven) {
   const PlainPool pool({1, 1, 16, {0}});
   const PageId page{0};
   FillRandomly(pool, page, 1);
-  const std::vector<float> keys = {127, -127, 0, 1, -1, 64, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -2.5f};
-  const std::vector<int> codes = {127, -127, 0, 1, -1, 64, 0, 2, 2, 0, -2, -2};
+  const std::vector<float> keys = {-3, 12, 0, 1, -1, 5, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -2.5f};
+  const std::vector<int> codes = {0, 15, 3, 4, 2, 8, 4, 4, 6, 2, 2, 0};
   for (int t = 0; t < kPageTokens; ++t) pool.SetKey(0, 0, page, t, 3, keys[t % keys.size()]);
   SealPage(pool.view, page);
   EXPECT_EQ(pool.view.IndexScale(0, 0, page)[3], 1.0f);
+  EXPECT_EQ(pool.view.IndexMin(0, 0, page)[3], -3.0f);
   for (int t = 0; t < kPageTokens; ++t) {
-    EXPECT_EQ(pool.view.Index(0, 0, page)[3 * kPageTokens + t], codes[t % codes.size()])
-        << keys[t % keys.size()];
+    EXPECT_EQ(Code(pool, 0, 0, page, 3, t), codes[t % codes.size()]) << keys[t % keys.size()];
   }
 }
 
@@ -117,31 +126,32 @@ TEST(SealPage, KeysThatAreNotFiniteCountAsZero) {
   const PageId page{0};
   FillRandomly(pool, page, 1);
   for (int t = 0; t < kPageTokens; ++t) {
-    pool.SetKey(0, 0, page, t, 0, t % 2 == 0 ? infinity : static_cast<float>(t));
-    pool.SetKey(0, 0, page, t, 1, t % 2 == 0 ? nan : static_cast<float>(-t));
+    const auto code = static_cast<float>(t / 2 % 16);
+    pool.SetKey(0, 0, page, t, 0, t % 2 == 0 ? infinity : code);
+    pool.SetKey(0, 0, page, t, 1, t % 2 == 0 ? nan : -code);
     pool.SetKey(0, 0, page, t, 2, t % 2 == 0 ? -infinity : nan);
   }
   SealPage(pool.view, page);
-  const int8_t* index = pool.view.Index(0, 0, page);
   for (int t = 0; t < kPageTokens; ++t) {
-    EXPECT_EQ(index[t], t % 2 == 0 ? 0 : t) << t;
-    EXPECT_EQ(index[kPageTokens + t], t % 2 == 0 ? 0 : -t) << t;
-    EXPECT_EQ(index[2 * kPageTokens + t], 0);
+    EXPECT_EQ(Code(pool, 0, 0, page, 0, t), t % 2 == 0 ? 0 : t / 2 % 16) << t;
+    EXPECT_EQ(Code(pool, 0, 0, page, 1, t), t % 2 == 0 ? 15 : 15 - t / 2 % 16) << t;
+    EXPECT_EQ(Code(pool, 0, 0, page, 2, t), 0);
   }
-  EXPECT_EQ(pool.view.Kmax(0, 0, page)[0], 127.0f);
-  EXPECT_EQ(pool.view.Kmax(0, 0, page)[1], 127.0f);
+  EXPECT_EQ(pool.view.Kmax(0, 0, page)[0], 15.0f);
+  EXPECT_EQ(pool.view.Kmax(0, 0, page)[1], 15.0f);
   EXPECT_EQ(pool.view.Kmax(0, 0, page)[2], 0.0f);
+  EXPECT_EQ(pool.view.IndexMin(0, 0, page)[1], -15.0f);
   EXPECT_EQ(pool.view.IndexScale(0, 0, page)[2], 0.0f);
 }
 
-// Below 127 * 2^-126 the scale would be subnormal, and 127 / kmax soon overflow.
-TEST(SealPage, AChannelOfZeroesOrOfNextToNothingHasScaleZero) {
+// Below 15 * 2^-126 the scale would be subnormal, and 15 / range soon overflow.
+TEST(SealPage, AChannelOfOneValueOrOfNextToNoRangeHasScaleZero) {
   const PlainPool pool({1, 1, 16, {0}});
   const PageId page{0};
   FillRandomly(pool, page, 1);
   for (int t = 0; t < kPageTokens; ++t) {
     pool.SetKey(0, 0, page, t, 0, 0.0f);
-    pool.SetKey(0, 0, page, t, 1, -0.0f);
+    pool.SetKey(0, 0, page, t, 1, -7.5f);
     pool.SetKey(0, 0, page, t, 2, std::ldexp(1.0f, -130) * static_cast<float>(t % 3));
     pool.SetKey(0, 0, page, t, 3, std::ldexp(1.0f, -118) * static_cast<float>(t % 3));
   }
@@ -149,11 +159,12 @@ TEST(SealPage, AChannelOfZeroesOrOfNextToNothingHasScaleZero) {
   for (int c = 0; c < 3; ++c) {
     EXPECT_EQ(pool.view.IndexScale(0, 0, page)[c], 0.0f) << "channel " << c;
     for (int t = 0; t < kPageTokens; ++t) {
-      EXPECT_EQ(pool.view.Index(0, 0, page)[c * kPageTokens + t], 0) << "channel " << c;
+      EXPECT_EQ(Code(pool, 0, 0, page, c, t), 0) << "channel " << c;
     }
   }
   EXPECT_EQ(pool.view.Kmax(0, 0, page)[2], std::ldexp(1.0f, -129));
-  EXPECT_EQ(pool.view.Index(0, 0, page)[3 * kPageTokens + 2], 127);
+  EXPECT_EQ(pool.view.IndexMin(0, 0, page)[1], -7.5f);
+  EXPECT_EQ(Code(pool, 0, 0, page, 3, 2), 15);
 }
 
 TEST(SealPage, ChecksAreXxh3OfEachRowAndTheChecksumChainsTokensAndChecks) {
@@ -194,8 +205,9 @@ TEST(SealPage, TouchesNoOtherPage) {
         EXPECT_TRUE(same(pool.view.RowChecks(l, h, page), old.RowChecks(l, h, page), kPageTokens));
       }
       for (int r = 0; r < 2; ++r) {
-        EXPECT_TRUE(same(pool.view.Index(r, h, page), old.Index(r, h, page), kPageTokens * 32));
+        EXPECT_TRUE(same(pool.view.Index(r, h, page), old.Index(r, h, page), kCodeBytes * 32));
         EXPECT_TRUE(same(pool.view.IndexScale(r, h, page), old.IndexScale(r, h, page), 32));
+        EXPECT_TRUE(same(pool.view.IndexMin(r, h, page), old.IndexMin(r, h, page), 32));
         EXPECT_TRUE(same(pool.view.Kmax(r, h, page), old.Kmax(r, h, page), 32));
       }
     }
