@@ -54,9 +54,9 @@ void FillRandomly(const PlainPool& pool, PageId page, uint64_t seed) {
   }
 }
 
-// code = round((K - min) * (15 / range)) with four rounded operations (the range is one): each moves
-// the product, at most 15, by at most u = 2^-24 of it. The scale is rounded twice, code * scale once
-// and is exact here in fp64.
+// code = round((K - min) * (15 / range)) with four rounded operations (the range is one): each
+// moves the product, at most 15, by at most u = 2^-24 of it. The scale is rounded twice, code *
+// scale once and is exact here in fp64.
 double CodeErrorLimit(double scale) {
   const double u = std::ldexp(1.0, -24);
   return scale * (0.5 + 6 * 15 * u);

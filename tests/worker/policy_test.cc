@@ -27,6 +27,7 @@ LayerPolicy SomePolicy() {
   policy.quantized_layers = {0, 2};
   policy.bits = 4;
   policy.select.channels = 12;
+  policy.select.rescore_extra = 32;
   policy.query = QueryMode::kPredicted;
   return policy;
 }
@@ -43,7 +44,7 @@ TEST(LayerPolicyTest, JsonRoundTripKeepsEveryField) {
 
 TEST(LayerPolicyTest, AnyFieldThatChangesTokensChangesTheFingerprint) {
   const LayerPolicy base = SomePolicy();
-  std::vector<LayerPolicy> others(9, base);
+  std::vector<LayerPolicy> others(11, base);
   others[0].quantized_layers = {0};
   others[1].bits = 2;
   others[2].residual_tokens = 64;
@@ -53,9 +54,36 @@ TEST(LayerPolicyTest, AnyFieldThatChangesTokensChangesTheFingerprint) {
   others[6].select.top_k = 64;
   others[7].query = QueryMode::kExact;
   others[8].predict_norm = PredictNorm::kCurrent;
+  others[9].select.group = GroupRule::kMean;
+  others[10].select.rescore_extra = 0;
   for (size_t i = 0; i < others.size(); ++i) {
     EXPECT_NE(others[i].fingerprint(), base.fingerprint()) << "field " << i;
   }
+}
+
+// Files written before the two fields named the published selection's other numbers, or meant them.
+TEST(LayerPolicyTest, AFileWithoutTheNewerFieldsMeansThePublishedSelection) {
+  std::string text = SomePolicy().ToJson();
+  for (const std::string line :
+       {"  \"channels\": 12,\n", "  \"group\": \"heads\",\n", "  \"rescore_extra\": 32,\n"}) {
+    ASSERT_NE(text.find(line), std::string::npos) << text;
+    text.erase(text.find(line), line.size());
+  }
+  const auto policy = LayerPolicy::FromJson(text);
+  ASSERT_TRUE(policy.ok()) << policy.status();
+  EXPECT_EQ(policy->select.channels, 8);
+  EXPECT_EQ(policy->select.group, GroupRule::kMean);
+  EXPECT_EQ(policy->select.rescore_extra, 0);
+}
+
+TEST(LayerPolicyTest, TheDefaultSelectsByHeadsAndLooksTwice) {
+  LlamaHyperparameters narrow = SmallModel();
+  narrow.head_dim = 16;
+  const LayerPolicy wide = LayerPolicy::Default("m", Weights(1), SmallModel());
+  EXPECT_EQ(wide.select.channels, 24);
+  EXPECT_EQ(wide.select.group, GroupRule::kHeads);
+  EXPECT_EQ(wide.select.rescore_extra, 64);
+  EXPECT_EQ(LayerPolicy::Default("m", Weights(1), narrow).select.channels, 16);
 }
 
 TEST(LayerPolicyTest, TheSelectorDoesNotChangeTheFingerprint) {
@@ -75,6 +103,10 @@ TEST(LayerPolicyTest, BadValuesAreNamedWithValueAndLimit) {
   EXPECT_THAT(MessageOf(policy.Validate(SmallModel(), Weights(1))),
               HasSubstr("channels is 65, limit 1..64"));
   policy = SomePolicy();
+  policy.select.rescore_extra = -1;
+  EXPECT_THAT(MessageOf(policy.Validate(SmallModel(), Weights(1))),
+              HasSubstr("rescore_extra is -1, limit 0..4096"));
+  policy = SomePolicy();
   policy.bits = 3;
   EXPECT_THAT(MessageOf(policy.Validate(SmallModel(), Weights(1))), HasSubstr("bits is 3"));
   policy = SomePolicy();
@@ -91,6 +123,10 @@ TEST(LayerPolicyTest, UnknownFieldsAndWrongTypesAreRefused) {
   std::string text = SomePolicy().ToJson();
   text.insert(text.find('{') + 1, "\"chanels\": 8,");
   EXPECT_THAT(MessageOf(LayerPolicy::FromJson(text).status()), HasSubstr("chanels is unknown"));
+  text = SomePolicy().ToJson();
+  text.replace(text.find("heads"), 5, "median");
+  EXPECT_THAT(MessageOf(LayerPolicy::FromJson(text).status()),
+              HasSubstr("group is neither \"mean\" nor \"heads\""));
   text = SomePolicy().ToJson();
   const std::string bits = "\"bits\": 4";
   text.replace(text.find(bits), bits.size(), "\"bits\": 4294967300");

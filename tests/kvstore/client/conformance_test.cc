@@ -296,6 +296,39 @@ TEST_P(KvClientConformance, MorePagesThanThereAreIsRefusedAndNothingIsTaken) {
   EXPECT_EQ(Stats().pages_free, before.pages_free);
 }
 
+TEST_P(KvClientConformance, EveryParameterOfASelectionDecidesWhatTheStoreChooses) {
+  const auto sequence = WriteSequence(*client_, pool_, "a", 4 * kPageTokens, 1);
+  ASSERT_TRUE(sequence.ok()) << sequence.status();
+  const std::vector<float> q = KnownQuery(pool_.shape(), kQHeads, 5);
+  const auto sealed = std::span(sequence->pages).first(sequence->sealed_pages);
+  RunningKmax kmax(pool_.shape());
+  kmax.Extend(pool_, sealed);
+  std::set<std::vector<int32_t>> answers;
+  const std::vector<SelectParams> all = {
+      {4, 32, 4, GroupRule::kMean, 0},   {5, 32, 4, GroupRule::kMean, 0},
+      {4, 32, 4, GroupRule::kHeads, 0},  {4, 32, 4, GroupRule::kHeads, 300},
+      {4, 32, 128, GroupRule::kMean, 0}, {4, 31, 4, GroupRule::kMean, 0}};
+  for (const SelectParams& params : all) {
+    SelectCall call = Call(*sequence, 1, q);
+    call.params = params;
+    SelectScratch scratch;
+    Selection want;
+    Select({.pool = &pool_,
+            .layer = 1,
+            .sealed_pages = sealed,
+            .kmax = &kmax,
+            .q = q,
+            .params = params},
+           scratch, &want);
+    const auto got = SelectNow(*client_, call);
+    ASSERT_TRUE(got.ok()) << got.status();
+    EXPECT_TRUE(
+        std::equal(got->tokens.begin(), got->tokens.end(), want.tokens.begin(), want.tokens.end()));
+    answers.insert(want.tokens);
+  }
+  EXPECT_EQ(answers.size(), all.size()) << "each differs from the others";
+}
+
 TEST_P(KvClientConformance, SelectionsOutOfRangeAreRefusedAndHarmNothing) {
   const auto sequence = WriteSequence(*client_, pool_, "a", 2 * kPageTokens, 1);
   ASSERT_TRUE(sequence.ok()) << sequence.status();
@@ -310,6 +343,10 @@ TEST_P(KvClientConformance, SelectionsOutOfRangeAreRefusedAndHarmNothing) {
       [](SelectCall& call) { call.params.top_k = kMaxTopK + 1; },
       [](SelectCall& call) { call.params.channels = 17; },
       [](SelectCall& call) { call.params.sink_tokens = -1; },
+      [](SelectCall& call) { call.params.sink_tokens = 256; },
+      [](SelectCall& call) { call.params.rescore_extra = -1; },
+      [](SelectCall& call) { call.params.rescore_extra = kMaxTopK + 1; },
+      [](SelectCall& call) { call.params.group = static_cast<GroupRule>(2); },
       [](SelectCall& call) { call.q = call.q.first(17); },
       [](SelectCall& call) { call.q = {}; },
   };

@@ -14,137 +14,51 @@
 #include <string>
 #include <vector>
 
-#include "tests/kvstore/select/sealed_pages.h"
+#include "tests/kvstore/select/select_oracle.h"
 
 namespace tailor {
 namespace {
 
-const Heads kHeads[] = {{3, 3, 64}, {2, 4, 128}, {1, 1, 64}};
-
-std::vector<double> Means(std::span<const float> q, int32_t head, const Heads& heads) {
-  std::vector<double> mean(heads.head_dim, 0.0);
-  for (int32_t g = 0; g < heads.group; ++g) {
-    for (int32_t c = 0; c < heads.head_dim; ++c) {
-      mean[c] += double{q[(head * heads.group + g) * heads.head_dim + c]} / heads.group;
-    }
-  }
-  return mean;
-}
-
-// Positions of the `count` largest, ascending; ties to the lower.
-std::vector<int32_t> Largest(const std::vector<double>& values, size_t count, int32_t first) {
-  std::vector<int32_t> order(values.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int32_t a, int32_t b) { return values[a] > values[b]; });
-  order.resize(std::min(count, order.size()));
-  std::sort(order.begin(), order.end());
-  for (int32_t& position : order) position += first;
-  return order;
-}
-
-// §3.3 from the rows: importance[c] = |q_mean[c]| * max over stored tokens of |K[t][c]|.
-std::vector<int32_t> OracleChannels(const SealedPages& pages, int32_t layer, int32_t head,
-                                    const std::vector<double>& q_mean, int32_t count) {
-  std::vector<double> importance(q_mean.size());
-  for (int32_t c = 0; c < static_cast<int32_t>(q_mean.size()); ++c) {
-    double kmax = 0;
-    for (int32_t t = 0; t < pages.tokens(); ++t) {
-      kmax = std::max(kmax, std::abs(double{pages.Key(layer, head, t, c)}));
-    }
-    importance[c] = std::abs(q_mean[c]) * kmax;
-  }
-  return Largest(importance, static_cast<size_t>(count), 0);
-}
-
-// §3.4 from the rows: score[t] = sum over C of q_mean[c] * K[t][c], for tokens from `sink` on.
-std::vector<double> OracleScores(const SealedPages& pages, int32_t layer, int32_t head,
-                                 const std::vector<double>& q_mean,
-                                 const std::vector<int32_t>& channels, int32_t sink) {
-  std::vector<double> scores;
-  for (int32_t t = sink; t < pages.tokens(); ++t) {
-    double score = 0;
-    for (const int32_t c : channels) score += q_mean[c] * pages.Key(layer, head, t, c);
-    scores.push_back(score);
-  }
-  return scores;
-}
-
-SelectInput Input(const SealedPages& pages, int32_t layer, std::span<const float> q,
-                  const SelectParams& params) {
-  return {.pool = &pages.view,
-          .layer = layer,
-          .sealed_pages = pages.page_list,
-          .kmax = &pages.kmax,
-          .q = q,
-          .params = params};
-}
-
-std::vector<int32_t> TokensOf(const Selection& selection, int32_t head) {
-  const auto first = selection.tokens.begin() + head * selection.count;
-  return {first, first + selection.count};
-}
-
-void ExpectRowsOfTokens(const SealedPages& pages, int32_t layer, const Selection& selection) {
-  const PoolShape& shape = pages.view.shape();
-  const size_t row = 2 * static_cast<size_t>(shape.head_dim);
-  ASSERT_EQ(selection.rows.size(), shape.kv_heads * selection.count * row);
-  for (int32_t head = 0; head < shape.kv_heads; ++head) {
-    for (int32_t i = 0; i < selection.count; ++i) {
-      const size_t at = static_cast<size_t>(head * selection.count + i);
-      ASSERT_EQ(std::memcmp(selection.rows.data() + at * row,
-                            pages.Row(layer, head, selection.tokens[at]), row * 2),
-                0)
-          << "head " << head << " token " << selection.tokens[at];
-    }
-  }
-}
-
-// Keys are codes in -127..127 times a power of two, and 127 occurs in every page and channel: the
-// index holds them exactly, every sum is exact in fp32, and equal scores are equal. So the answer
-// is the oracle's, ties included.
+// Small integers, so that every sum over channels is exact in fp32, and many scores are equal.
 void FillExactly(SealedPages& pages, uint64_t seed, int distinct) {
   std::mt19937_64 random(seed);
-  pages.Fill([&](int32_t, int32_t head, int32_t t, int32_t c) {
-    const int step = 254 / distinct;
-    const int code = t % kPageTokens == (c * 7) % kPageTokens
-                         ? 127
-                         : static_cast<int>(random() % (distinct + 1)) * step - 127;
-    return std::ldexp(static_cast<float>(code), -((t / kPageTokens + c + head) % 4));
+  pages.Fill([&](int32_t, int32_t, int32_t, int32_t) {
+    return static_cast<float>(random() % static_cast<uint64_t>(distinct)) - 2.0f;
   });
 }
 
 std::vector<float> IntegerQuery(const Heads& heads, uint64_t seed) {
   std::mt19937_64 random(seed);
   std::vector<float> q(heads.kv_heads * heads.group * heads.head_dim);
-  // Multiples of 3 and 4: the mean of a group is an integer.
-  for (float& value : q) value = 12.0f * static_cast<float>(static_cast<int>(random() % 5) - 2);
+  // Multiples of 3 and 5: the mean of a group is an integer.
+  for (float& value : q) value = 15.0f * static_cast<float>(static_cast<int>(random() % 5) - 2);
   return q;
 }
 
-TEST(Select, OfExactKeysIsTheOraclesAnswerTiesIncluded) {
+// All candidates get the second look, so that channels and codes decide nothing.
+TEST(Select, WithEveryCandidateRescoredIsTheTrueTopKOfTheMeanTiesIncluded) {
   for (const Heads& heads : kHeads) {
     for (const int64_t page_count : {1, 3, 5}) {
       for (const int distinct : {254, 2}) {
         SealedPages pages(heads, page_count);
         FillExactly(pages, 41 + distinct, distinct);
         const std::vector<float> q = IntegerQuery(heads, 42);
-        for (const SelectParams& params :
-             {SelectParams{8, 128, 8}, SelectParams{12, 1, 0}, SelectParams{1, 33, 128},
-              SelectParams{heads.head_dim, 4096, 5}}) {
+        for (SelectParams params : {Published(8, 128, 8), Published(12, 1, 0),
+                                    Published(1, 33, 128), Published(heads.head_dim, 4096, 5)}) {
+          params.rescore_extra = kMaxTopK;
           Selection got;
           SelectScratch scratch;
           const SelectInput input = Input(pages, 2, q, params);
           Select(input, scratch, &got);
+          std::vector<int32_t> all(heads.head_dim);
+          std::iota(all.begin(), all.end(), 0);
           for (int32_t head = 0; head < heads.kv_heads; ++head) {
-            const std::vector<double> mean = Means(q, head, heads);
-            const auto channels = OracleChannels(pages, 2, head, mean, params.channels);
-            const auto want =
-                Largest(OracleScores(pages, 2, head, mean, channels, params.sink_tokens),
-                        static_cast<size_t>(params.top_k), params.sink_tokens);
+            const auto want = Largest(
+                OracleScores(pages, 2, head, Means(q, head, heads), all, params.sink_tokens),
+                static_cast<size_t>(params.top_k), params.sink_tokens);
             ASSERT_EQ(TokensOf(got, head), want)
                 << "head " << head << " pages " << page_count << " distinct " << distinct
-                << " channels " << params.channels << " top_k " << params.top_k;
+                << " top_k " << params.top_k;
           }
           ASSERT_TRUE(Gather(input, &got).ok());
           ExpectRowsOfTokens(pages, 2, got);
@@ -154,67 +68,33 @@ TEST(Select, OfExactKeysIsTheOraclesAnswerTiesIncluded) {
   }
 }
 
-void FillNormally(SealedPages& pages, uint64_t seed) {
-  std::mt19937_64 random(seed);
-  std::normal_distribution<float> normal;
-  pages.Fill([&](int32_t, int32_t, int32_t, int32_t c) {
-    return normal(random) * (c % 11 == 0 ? 8.0f : 1.0f);
-  });
-}
-
-std::vector<float> NormalQuery(const Heads& heads, uint64_t seed) {
-  std::mt19937_64 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> q(heads.kv_heads * heads.group * heads.head_dim);
-  for (float& value : q) value = normal(random);
-  return q;
-}
-
-// The scores of the int8 index as score.h defines their bits: in order, each operation rounded.
-std::vector<double> IndexScores(const SealedPages& pages, int32_t rank, int32_t head,
-                                std::span<const float> q_mean, const std::vector<int32_t>& channels,
-                                int32_t sink) {
-  std::vector<double> scores;
-  for (int32_t t = sink; t < pages.tokens(); ++t) {
-    const PageId page = pages.page_list[t / kPageTokens];
-    volatile float score = 0;  // volatile: no operation is fused or kept wider
-    for (const int32_t c : channels) {
-      const volatile float weight = q_mean[c] * pages.view.IndexScale(rank, head, page)[c];
-      const volatile float product =
-          weight *
-          static_cast<float>(pages.view.Index(rank, head, page)[c * kPageTokens + t % kPageTokens]);
-      score = score + product;
-    }
-    scores.push_back(score);
-  }
-  return scores;
-}
-
-TEST(Select, OfAnyKeysIsTheSortOfTheIndexScoresBitForBit) {
+TEST(Select, ByTheMeanIsTheSortOfTheIndexScoresBitForBit) {
   for (const Heads& heads : kHeads) {
     SealedPages pages(heads, 7);
-    FillNormally(pages, 51);
+    FillNormally(pages, 52);
     for (uint64_t seed = 0; seed < 5; ++seed) {
       const std::vector<float> q = NormalQuery(heads, seed);
-      const SelectParams params = {8, 100, 8};
       Selection got;
       SelectScratch scratch;
-      Select(Input(pages, 1, q, params), scratch, &got);
+      PrepareSelection(Input(pages, 1, q, Published(9, 100, 8)), &got);
       for (int32_t head = 0; head < heads.kv_heads; ++head) {
-        Selection one;
-        PrepareSelection(Input(pages, 1, q, params), &one);
-        SelectHead(Input(pages, 1, q, params), head, scratch, &one);
-        const auto want =
-            Largest(IndexScores(pages, 0, head, scratch.q_mean, scratch.channels, 8), 100, 8);
-        ASSERT_EQ(TokensOf(got, head), want) << "seed " << seed << " head " << head;
-        ASSERT_EQ(TokensOf(one, head), want) << "a head alone";
+        SelectHead(Input(pages, 1, q, Published(9, 100, 8)), head, scratch, &got);
+        const std::vector<double> mean = Means(q, head, heads);
+        for (size_t c = 0; c < mean.size(); ++c) EXPECT_NEAR(scratch.queries[c], mean[c], 1e-6);
+        EXPECT_EQ(
+            scratch.channels,
+            OracleChannels(pages, 1, head, {scratch.queries.begin(), scratch.queries.end()}, 9));
+        const auto scores = IndexScores(pages, 0, head, scratch.queries, scratch.channels);
+        ASSERT_EQ(TokensOf(got, head), Largest({scores.begin() + 8, scores.end()}, 100, 8))
+            << "seed " << seed << " head " << head;
       }
     }
   }
 }
 
-// A code is off by scale / 2 at most, so a score by half the sum of |q_mean[c]| * scale[c]; 1 %
-// more covers the roundings, some 2^-13 of it. What is chosen is within twice that of what is not.
+// A code is off by scale / 2 at most and a weight by unit / 2, the one times |q_mean[c]|, the other
+// times a code of at most 15; 1 % more covers the roundings, some 2^-13 of it. What is chosen is
+// within twice that of what is not.
 TEST(Select, OfAnyKeysIsNearTheOracleByTheBoundOfTheIndex) {
   for (const Heads& heads : kHeads) {
     SealedPages pages(heads, 5);
@@ -223,17 +103,19 @@ TEST(Select, OfAnyKeysIsNearTheOracleByTheBoundOfTheIndex) {
     Selection got;
     SelectScratch scratch;
     for (int32_t head = 0; head < heads.kv_heads; ++head) {
-      PrepareSelection(Input(pages, 1, q, {8, 64, 8}), &got);
-      SelectHead(Input(pages, 1, q, {8, 64, 8}), head, scratch, &got);
+      PrepareSelection(Input(pages, 1, q, Published(8, 64, 8)), &got);
+      SelectHead(Input(pages, 1, q, Published(8, 64, 8)), head, scratch, &got);
       const std::vector<double> mean = Means(q, head, heads);
       const auto scores = OracleScores(pages, 1, head, mean, scratch.channels, 8);
       double bound = 0;
       for (const PageId page : pages.page_list) {
-        double of_page = 0;
+        double of_page = 0, largest = 0;
         for (const int32_t c : scratch.channels) {
-          of_page += 0.505 * std::abs(mean[c]) * pages.view.IndexScale(0, head, page)[c];
+          const double weight = std::abs(mean[c]) * pages.view.IndexScale(0, head, page)[c];
+          of_page += 0.505 * weight;
+          largest = std::max(largest, weight);
         }
-        bound = std::max(bound, of_page);
+        bound = std::max(bound, of_page + 0.505 * 8 * kMaxCode * largest / WeightLimit(8));
       }
       const std::vector<int32_t> chosen = TokensOf(got, head);
       double least_in = 1e30, most_out = -1e30;
@@ -255,7 +137,7 @@ TEST(Select, ResidentTokensAreNeverCandidates) {
   for (const int32_t sink : {0, 1, 8, 20, 127, 128}) {
     Selection got;
     SelectScratch scratch;
-    Select(Input(pages, 1, q, {8, 30, sink}), scratch, &got);
+    Select(Input(pages, 1, q, Published(8, 30, sink)), scratch, &got);
     ASSERT_EQ(got.count, 30);
     for (int32_t head = 0; head < 3; ++head) {
       const std::vector<int32_t> tokens = TokensOf(got, head);
@@ -297,7 +179,8 @@ TEST(Select, AQueryOfAnyBitsGetsDistinctTokensInRange) {
     for (float& value : q) value = std::bit_cast<float>(static_cast<uint32_t>(random()));
     Selection got;
     SelectScratch scratch;
-    Select(Input(pages, 1, q, {8, 50, 8}), scratch, &got);
+    Select(Input(pages, 1, q, round % 2 == 0 ? Published(8, 50, 8) : SelectParams{24, 50, 8}),
+           scratch, &got);
     for (int32_t head = 0; head < 3; ++head) {
       const std::vector<int32_t> tokens = TokensOf(got, head);
       EXPECT_TRUE(std::is_sorted(tokens.begin(), tokens.end()));
@@ -355,7 +238,8 @@ TEST(RunningKmax, ExtendedPageByPageIsTheMaximumOfAllAndStartsOverWhenCutBack) {
 TEST(ValidateSelectParams, NamesWhatIsOutOfRange) {
   const PoolShape shape = {3, 2, 64, {1}};
   EXPECT_TRUE(ValidateSelectParams({1, 1, 0}, shape).ok());
-  EXPECT_TRUE(ValidateSelectParams({64, kMaxTopK, kPageTokens}, shape).ok());
+  EXPECT_TRUE(
+      ValidateSelectParams({64, kMaxTopK, kPageTokens, GroupRule::kMean, kMaxTopK}, shape).ok());
   const auto says = [&](const SelectParams& params, const char* message) {
     EXPECT_EQ(ValidateSelectParams(params, shape), absl::InvalidArgumentError(message));
   };
@@ -365,6 +249,9 @@ TEST(ValidateSelectParams, NamesWhatIsOutOfRange) {
   says({8, 4097, 0}, "top_k is 4097, limit 1..4096");
   says({8, 1, -1}, "sink_tokens is -1, limit 0..128");
   says({8, 1, 129}, "sink_tokens is 129, limit 0..128");
+  says({8, 1, 8, GroupRule::kMean, -1}, "rescore_extra is -1, limit 0..4096");
+  says({8, 1, 8, GroupRule::kMean, 4097}, "rescore_extra is 4097, limit 0..4096");
+  says({8, 1, 8, static_cast<GroupRule>(2), 0}, "group is 2, limit 0..1");
 }
 
 }  // namespace

@@ -58,8 +58,11 @@ class FetcherTest : public ::testing::Test {
 };
 
 TEST_F(FetcherTest, InlineAndStoreFetchTheSameRowsForEveryQueryLayerAndLength) {
-  for (const int32_t top_k : {1, 32, 128, 4096}) {
-    const auto both = Both({.channels = 8, .top_k = top_k, .sink_tokens = 8});
+  for (const SelectParams& params :
+       {SelectParams{8, 1, 8}, SelectParams{8, 32, 8}, SelectParams{24, 128, 8},
+        SelectParams{8, 4096, 8}, SelectParams{8, 32, 8, GroupRule::kHeads, 0},
+        SelectParams{8, 32, 8, GroupRule::kMean, 0}, SelectParams{8, 32, 8, GroupRule::kMean, 7}}) {
+    const auto both = Both(params);
     for (int64_t pages = 1; pages <= kPages; ++pages) {
       for (const int32_t layer : {1, 2}) {
         const HostMatrix q = TestQuery(static_cast<uint64_t>(10 * pages + layer));
@@ -67,7 +70,7 @@ TEST_F(FetcherTest, InlineAndStoreFetchTheSameRowsForEveryQueryLayerAndLength) {
         const auto stores = PostAndTake(*both[1], layer, Sealed(pages), q);
         ASSERT_TRUE(ours.ok()) << ours.status();
         ASSERT_TRUE(stores.ok()) << stores.status();
-        EXPECT_EQ(*ours, *stores) << "top_k " << top_k << ", pages " << pages;
+        EXPECT_EQ(*ours, *stores) << "top_k " << params.top_k << ", pages " << pages;
       }
     }
   }
