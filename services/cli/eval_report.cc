@@ -1,5 +1,6 @@
 #include "services/cli/eval_report.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -175,10 +176,17 @@ json ToJson(const TextSummary& s) {
   return out;
 }
 
+size_t ColorOf(const std::string& name) {
+  const auto methods = AllMethods();
+  const auto at = std::find_if(methods.begin(), methods.end(),
+                               [&](const Method& method) { return method.name == name; });
+  return static_cast<size_t>(at - methods.begin());
+}
+
 std::string RecallPlot(const TextResult& text) {
   std::vector<PlotSeries> series;
   for (const auto& [name, summary] : text.methods) {
-    PlotSeries line = {.name = name, .points = {}};
+    PlotSeries line = {.name = name, .color = ColorOf(name), .points = {}};
     bool any = false;
     for (size_t l = 0; l < summary.layers.size(); ++l) {
       const LayerQuality& layer = summary.layers[l];
@@ -201,7 +209,8 @@ std::string KlPlot(const TextResult& text) {
   std::vector<PlotBar> bars;
   for (const auto& [name, summary] : text.methods) {
     const double error = summary.kl.standard_error.value_or(0);
-    bars.push_back({name, summary.kl.mean, summary.kl.mean - error, summary.kl.mean + error});
+    bars.push_back(
+        {name, ColorOf(name), summary.kl.mean, summary.kl.mean - error, summary.kl.mean + error});
   }
   return BarPlot({.title = "KL from full",
                   .x_label = "",
@@ -216,7 +225,7 @@ std::string ScorePlot(const TaskResult& tasks) {
   for (const auto& [name, scores] : tasks.methods) {
     const Estimate& e = scores.overall.score;
     const Interval interval = e.interval.value_or(Interval{e.mean, e.mean});
-    bars.push_back({name, 100 * e.mean, 100 * interval.low, 100 * interval.high});
+    bars.push_back({name, ColorOf(name), 100 * e.mean, 100 * interval.low, 100 * interval.high});
   }
   return BarPlot({.title = "Task score",
                   .x_label = "",

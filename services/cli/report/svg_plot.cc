@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -137,9 +138,9 @@ std::string LinePlot(const PlotAxes& axes, std::span<const PlotSeries> series) {
     canvas.Text(px, kHeight - kBottom + 18, "middle", absl::StrFormat("%g", at));
   }
   for (size_t i = 0; i < series.size(); ++i) {
-    DrawSeries(series[i], ColorOf(i), x, canvas);
+    DrawSeries(series[i], ColorOf(series[i].color), x, canvas);
     const double py = kTop + 10 + 20 * static_cast<double>(i);
-    canvas.Line(canvas.right() + 12, py, canvas.right() + 32, py, ColorOf(i), 1);
+    canvas.Line(canvas.right() + 12, py, canvas.right() + 32, py, ColorOf(series[i].color), 1);
     canvas.Text(canvas.right() + 38, py + 4, "start", series[i].name);
   }
   return canvas.Finish();
@@ -164,7 +165,7 @@ std::string BarPlot(const PlotAxes& axes, std::span<const PlotBar> bars) {
     absl::StrAppendFormat(&canvas.svg(),
                           "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"%s\">"
                           "<title>%s: %.4g (%.4g to %.4g)</title></rect>\n",
-                          middle - half, top, 2 * half, base - top, ColorOf(i),
+                          middle - half, top, 2 * half, base - top, ColorOf(bar.color),
                           EscapeMarkup(bar.name), bar.value, bar.low, bar.high);
     if (bar.low == bar.high) continue;
     canvas.Line(middle, canvas.Y(bar.low), middle, canvas.Y(bar.high), "currentColor", 1);

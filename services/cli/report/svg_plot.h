@@ -2,7 +2,7 @@
 // take the page's own colour.
 #pragma once
 
-#include <limits>
+#include <cstddef>
 #include <span>
 #include <string>
 #include <utility>
@@ -20,11 +20,13 @@ struct PlotAxes {
 
 struct PlotSeries {
   std::string name;
+  size_t color = 0;  // in the palette: a thing keeps its colour from plot to plot
   std::vector<std::pair<double, double>> points;  // x ascending; a y that is no number is a gap
 };
 
 struct PlotBar {
   std::string name;
+  size_t color = 0;
   double value = 0;
   double low = 0, high = 0;  // of the error bar; equal: none is drawn
 };

@@ -65,7 +65,8 @@ TEST(AxisTicksTest, StepsAreRoundAndCoverTheValues) {
 
 TEST(LinePlotTest, AGapBreaksTheLineAndEveryPointHasItsMarker) {
   const std::vector<PlotSeries> series = {
-      {"a", {{0, kNaN}, {1, 0.5}, {2, 0.25}, {3, kNaN}, {4, 1}}}, {kHostile, {{0, 0}, {4, 0.75}}}};
+      {"a", 0, {{0, kNaN}, {1, 0.5}, {2, 0.25}, {3, kNaN}, {4, 1}}},
+      {kHostile, 3, {{0, 0}, {4, 0.75}}}};
   const std::string svg = LinePlot(
       {.title = kHostile, .x_label = "layer", .y_label = "recall", .y_low = 0, .y_high = 1},
       series);
@@ -81,12 +82,13 @@ TEST(LinePlotTest, AGapBreaksTheLineAndEveryPointHasItsMarker) {
 TEST(LinePlotTest, NothingToDrawIsStillAPlot) {
   EXPECT_EQ(MarkupError(LinePlot({}, {})), "");
   EXPECT_EQ(MarkupError(BarPlot({}, {})), "");
-  const std::vector<PlotSeries> gaps = {{"a", {{0, kNaN}}}};
+  const std::vector<PlotSeries> gaps = {{"a", 0, {{0, kNaN}}}};
   EXPECT_THAT(LinePlot({}, gaps), Not(HasSubstr("nan")));
 }
 
 TEST(BarPlotTest, ErrorBarsAreDrawnWhereThereIsAnError) {
-  const std::vector<PlotBar> bars = {{"a", 2, 1, 3}, {"b", -1, -1, -1}, {"c", kNaN, kNaN, kNaN}};
+  const std::vector<PlotBar> bars = {
+      {"a", 0, 2, 1, 3}, {"b", 1, -1, -1, -1}, {"c", 9, kNaN, kNaN, kNaN}};
   const PlotAxes axes = {.title = "t", .x_label = "", .y_label = "y", .y_low = 0, .y_high = 0};
   const std::string with = BarPlot(axes, bars);
   EXPECT_EQ(MarkupError(with), "");
@@ -94,7 +96,7 @@ TEST(BarPlotTest, ErrorBarsAreDrawnWhereThereIsAnError) {
   EXPECT_THAT(with, Not(HasSubstr("nan")));
   EXPECT_THAT(with, Not(HasSubstr("height=\"-"))) << "a bar below zero hangs from the axis";
   // The stem and its two ends.
-  const std::vector<PlotBar> without = {{"a", 2, 2, 2}, {"b", -1, -1, -1}, {"d", 3, 3, 3}};
+  const std::vector<PlotBar> without = {{"a", 0, 2, 2, 2}, {"b", 1, -1, -1, -1}, {"d", 2, 3, 3, 3}};
   EXPECT_EQ(Count(with, "<line") - Count(BarPlot(axes, without), "<line"), 3);
 }
 
