@@ -50,6 +50,8 @@ ExitCode ExitCodeOf(const absl::Status& status) {
     case absl::StatusCode::kNotFound:
     case absl::StatusCode::kFailedPrecondition:
       return kExitUsage;
+    case absl::StatusCode::kUnimplemented:  // a tokenizer or chat template we cannot follow
+      return kExitBadModel;
     case absl::StatusCode::kResourceExhausted:
       return kExitNoMemory;
     default:
@@ -73,6 +75,12 @@ std::string NextStep(const absl::Status& status, const EvalFlags& flags) {
 int FailEval(const absl::Status& status, const EvalFlags& flags) {
   return Fail(ExitCodeOf(status), absl::StrCat("eval: ", std::string(status.message())),
               NextStep(status, flags));
+}
+
+// Of a run whose plan was found good: what is left to be wrong is in the weights.
+bool IsModelFault(const absl::Status& status) {
+  return absl::IsInvalidArgument(status) || absl::IsNotFound(status) ||
+         absl::IsUnimplemented(status);
 }
 
 int FailModel(const absl::Status& status) {
@@ -130,7 +138,10 @@ int RunEval(EvalFlags& flags) {
   auto evaluation = Evaluation::Plan(*std::move(file), chosen->policy, options);
   if (!evaluation.ok()) return FailEval(evaluation.status(), flags);
   const auto result = RunInterruptibly(**evaluation, interrupts, flags.out);
-  if (!result.ok()) return FailEval(result.status(), flags);
+  if (!result.ok()) {
+    return IsModelFault(result.status()) ? FailModel(result.status())
+                                         : FailEval(result.status(), flags);
+  }
   if (absl::Status written = WriteReports(subject, *result, options.out); !written.ok()) {
     return FailEval(written, flags);
   }
