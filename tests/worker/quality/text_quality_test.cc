@@ -29,11 +29,12 @@ class TextQualityTest : public ::testing::Test {
  protected:
   TextQualityTest() { WriteTinyModel(dir_ / "tiny.gguf", {.embedding_scale = 0.1f}); }
 
-  std::unique_ptr<MeasuredModel> Load(int32_t top_k = 0) {
+  std::unique_ptr<MeasuredModel> Load(int32_t top_k = 0, QueryMode query = QueryMode::kExact) {
     auto file = *ModelFile::Open(dir_ / "tiny.gguf");
     LayerPolicy policy =
         LayerPolicy::Default(file->name(), file->fingerprint(), file->hyperparameters());
     if (top_k > 0) policy.select.top_k = top_k;
+    policy.query = query;
     auto model = MeasuredModel::Create(
         std::move(file), policy,
         {.threads = 1, .context_tokens = 2048, .arena_bytes = int64_t{64} << 20});
@@ -86,6 +87,14 @@ TEST_F(TextQualityTest, TheOracleRecallsMoreThanAnyOtherMethodAndRandomLess) {
   for (size_t layer = 1; layer < many[0].layers.size(); ++layer) {
     EXPECT_GT(many[0].layers[layer].mean_recall(), many[1].layers[layer].mean_recall()) << layer;
   }
+}
+
+TEST_F(TextQualityTest, ControlsChooseByTheExactQueryWhateverThePolicyPredicts) {
+  const auto exact = Load(32), predicted = Load(32, QueryMode::kPredicted);
+  const auto want = Measure(*exact, {"oracle", "quest", "random", "hybrid"}),
+             got = Measure(*predicted, {"oracle", "quest", "random", "hybrid"});
+  for (int m = 0; m < 3; ++m) EXPECT_EQ(got[m].ToJson(), want[m].ToJson()) << m;
+  EXPECT_NE(got[3].ToJson(), want[3].ToJson()) << "the policy itself does predict";
 }
 
 TEST_F(TextQualityTest, QuantizedAttendsToAllTokensWithAnErrorInEveryLayer) {
