@@ -168,6 +168,8 @@ TEST_F(ChoosingFetcherTest, RandomRowsAreDifferentCandidatesAndFollowTheSeed) {
     EXPECT_GE(*tokens.begin(), 8);
     EXPECT_LT(*tokens.rbegin(), kSealedTokens);
   }
+  EXPECT_FALSE(std::equal(one[1].begin(), one[1].begin() + 64, one[1].begin() + 64))
+      << "each head draws for itself";
 }
 
 TEST_F(ChoosingFetcherTest, MoreRowsThanCandidatesFetchesEveryCandidateOnce) {
