@@ -22,17 +22,18 @@ namespace {
 
 constexpr char kFooter[] = R"(
 Examples:
-  tailor eval model.gguf --text book.txt                how far hybrid is from full attention on a book
-  tailor eval model.gguf --tasks tasks.jsonl --limit 2  answer two items of each task, score them
+  tailor eval model.gguf --text book.txt                  hybrid against full attention on a book
+  tailor eval model.gguf --tasks tasks.jsonl --limit 2    two items of each task, scored
   tailor eval model.gguf --tasks tasks.jsonl --text book.txt --methods hybrid,oracle,random
   tailor eval model.gguf --policy mine.json --text a.txt --text b.txt --context 6000 --windows 8
 
-Methods: full (the yardstick, always run), hybrid (the policy), oracle (the best rows there are), quest,
-random, window (no rows), quantized (every layer). Text gives KL, top-1 agreement, perplexity ratio and
-mass recall; tasks give scores with intervals. Each finished answer and window is kept in --out: after
-Ctrl-C the same command goes on where it stopped; then report.html, report.md and report.json are there.
-Task items are JSON lines: {"id", "task", "prompt", "answers": [...], "scoring": "all_in" or "any_in",
-"max_tokens"}. The servers need not run; the policy is the one `tailor up` would take.
+Methods: full (the yardstick, always run), hybrid (the policy), oracle (the best rows there are),
+quest, random, window (no rows), quantized (every layer). Text gives KL, top-1 agreement, perplexity
+ratio and mass recall; tasks give scores with intervals. Each finished answer and window is kept in
+--out: after Ctrl-C the same command goes on where it stopped, and in the end report.html, report.md
+and report.json are there. Task items are JSON lines: {"id", "task", "prompt", "answers": [...],
+"scoring": "all_in" or "any_in", "max_tokens"}. The servers need not run; the policy is the one that
+`tailor up` would take.
 Exit codes: 2 usage, 3 the model or policy cannot be used, 4 not enough memory, 130 interrupted.)";
 
 struct EvalFlags {

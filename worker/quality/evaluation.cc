@@ -91,6 +91,9 @@ absl::Status Evaluation::PlanTasks() {
                      " are longer than the model's context of ", shape_.context_tokens, " tokens"));
   }
   TS_ASSIGN_OR_RETURN(task_log_, ResultLog::Open(options_.out / "answers", header));
+  for (const Method* method : methods_) {
+    TS_RETURN_IF_ERROR(task_log_->Read(std::string(method->name)));
+  }
   return absl::OkStatus();
 }
 
@@ -121,6 +124,9 @@ absl::Status Evaluation::PlanTexts() {
     header["texts"].push_back(input.fingerprint);
   }
   TS_ASSIGN_OR_RETURN(text_log_, ResultLog::Open(options_.out / "text", header));
+  for (const Method* method : compared()) {
+    TS_RETURN_IF_ERROR(text_log_->Read(std::string(method->name)));
+  }
   return absl::OkStatus();
 }
 
@@ -146,21 +152,40 @@ absl::StatusOr<std::unique_ptr<MeasuredModel>> Evaluation::LoadModel() {
       {.threads = options_.threads, .context_tokens = tokens, .arena_bytes = arena_bytes});
 }
 
+bool Evaluation::IsComplete() const {
+  const auto all_done = [](const auto& methods, const auto& things, const ResultLog& log, auto id) {
+    return std::all_of(methods.begin(), methods.end(), [&](const Method* method) {
+      return std::all_of(things.begin(), things.end(), [&](const auto& thing) {
+        return log.Find(std::string(method->name), id(thing)) != nullptr;
+      });
+    });
+  };
+  return (!task_log_ || all_done(methods_, items_, *task_log_,
+                                 [](const EncodedItem& item) { return item.item.id; })) &&
+         (!text_log_ || all_done(compared(), windows_, *text_log_,
+                                 [](const Window& window) { return window.id; }));
+}
+
 absl::StatusOr<EvaluationResult> Evaluation::Run(const ProgressFn& progress) {
   TS_CHECK(file_ != nullptr);  // once
-  TS_ASSIGN_OR_RETURN(const auto model, LoadModel());
-  EvaluationResult result;
-  if (task_log_) {
-    TS_ASSIGN_OR_RETURN(result.tasks, RunTasks(*model, progress));
+  if (!IsComplete()) {
+    TS_ASSIGN_OR_RETURN(const auto model, LoadModel());
+    if (task_log_) {
+      TS_RETURN_IF_ERROR(AnswerItems(*model, *tokenizer_, items_, methods_, *task_log_, progress));
+    }
+    for (size_t w = 0; w < windows_.size(); ++w) {
+      TS_RETURN_IF_ERROR(RunWindow(*model, w, progress));
+    }
   }
+  EvaluationResult result;
+  if (task_log_) result.tasks = SumUpTasks();
   if (text_log_) {
-    TS_ASSIGN_OR_RETURN(result.text, RunTexts(*model, progress));
+    TS_ASSIGN_OR_RETURN(result.text, SumUpTexts());
   }
   return result;
 }
 
-absl::StatusOr<TaskResult> Evaluation::RunTasks(MeasuredModel& model, const ProgressFn& progress) {
-  TS_RETURN_IF_ERROR(AnswerItems(model, *tokenizer_, items_, methods_, *task_log_, progress));
+TaskResult Evaluation::SumUpTasks() const {
   TaskResult result = {
       .items = static_cast<int64_t>(items_.size()), .skipped = skipped_, .methods = {}};
   for (const Method* method : methods_) {
@@ -191,13 +216,7 @@ absl::Status Evaluation::RunWindow(MeasuredModel& model, size_t index, const Pro
   return absl::OkStatus();
 }
 
-absl::StatusOr<TextResult> Evaluation::RunTexts(MeasuredModel& model, const ProgressFn& progress) {
-  for (const Method* method : compared()) {
-    TS_RETURN_IF_ERROR(text_log_->Read(std::string(method->name)));
-  }
-  for (size_t w = 0; w < windows_.size(); ++w) {
-    TS_RETURN_IF_ERROR(RunWindow(model, w, progress));
-  }
+absl::StatusOr<TextResult> Evaluation::SumUpTexts() const {
   TextResult result = {.options = options_.text, .methods = {}};
   for (const Method* method : compared()) {
     const std::string name(method->name);

@@ -44,8 +44,8 @@ class Evaluation {
   static absl::StatusOr<std::unique_ptr<Evaluation>> Plan(std::unique_ptr<ModelFile> file,
                                                           const LayerPolicy& policy,
                                                           const EvaluationOptions& options);
-  // Errors: ResourceExhausted with the bytes that are missing; what `progress` answers when it is
-  // not OK.
+  // Measures what is missing, if anything, and sums up. Once. Errors: ResourceExhausted with the
+  // bytes that are missing; what `progress` answers when it is not OK.
   absl::StatusOr<EvaluationResult> Run(const ProgressFn& progress);
 
  private:
@@ -58,9 +58,10 @@ class Evaluation {
   absl::Status PlanMethods();
   absl::Status PlanTasks();
   absl::Status PlanTexts();
+  bool IsComplete() const;
   absl::StatusOr<std::unique_ptr<MeasuredModel>> LoadModel();
-  absl::StatusOr<TaskResult> RunTasks(MeasuredModel& model, const ProgressFn& progress);
-  absl::StatusOr<TextResult> RunTexts(MeasuredModel& model, const ProgressFn& progress);
+  TaskResult SumUpTasks() const;
+  absl::StatusOr<TextResult> SumUpTexts() const;
   // Measures what the log lacks of one window.
   absl::Status RunWindow(MeasuredModel& model, size_t index, const ProgressFn& progress);
   std::span<const Method* const> compared() const { return std::span(methods_).subspan(1); }

@@ -88,7 +88,7 @@ absl::Status ResultLog::Read(const std::string& method) {
   return absl::OkStatus();
 }
 
-const json* ResultLog::Find(const std::string& method, const std::string& id) {
+const json* ResultLog::Find(const std::string& method, const std::string& id) const {
   const auto records = records_.find(method);
   TS_CHECK(records != records_.end());  // Read comes first
   const auto record = records->second.find(id);

@@ -20,8 +20,8 @@ class ResultLog {
   static absl::StatusOr<ResultLog> Open(const std::filesystem::path& folder,
                                         const nlohmann::json& header);
 
-  // nullptr: not done.
-  const nlohmann::json* Find(const std::string& method, const std::string& id);
+  // nullptr: not done. Precondition: the method's file was read.
+  const nlohmann::json* Find(const std::string& method, const std::string& id) const;
   // `record` has an "id" that is not there yet. On disk when this returns OK.
   absl::Status Append(const std::string& method, const nlohmann::json& record);
   // Errors: those of reading a method's file for the first time.

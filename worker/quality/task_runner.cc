@@ -57,7 +57,7 @@ absl::Status AnswerItem(MeasuredModel& model, const Tokenizer& tokenizer, const 
   return model.store->CloseSequence(prompt->handle());
 }
 
-double ScoreOf(const EncodedItem& item, const std::string& method, ResultLog& log) {
+double ScoreOf(const EncodedItem& item, const std::string& method, const ResultLog& log) {
   const nlohmann::json* record = log.Find(method, item.item.id);
   TS_CHECK(record != nullptr);
   return ScoreAnswer(record->value("output", ""), item.item.answers, item.item.scoring);
@@ -80,7 +80,6 @@ absl::StatusOr<EncodedItem> EncodeItem(TaskItem item, const Tokenizer& tokenizer
 absl::Status AnswerItems(MeasuredModel& model, const Tokenizer& tokenizer,
                          std::span<const EncodedItem> items, std::span<const Method* const> methods,
                          ResultLog& log, const ProgressFn& progress) {
-  for (const Method* method : methods) TS_RETURN_IF_ERROR(log.Read(std::string(method->name)));
   const auto total = static_cast<int64_t>(items.size());
   for (int64_t done = 0; done < total; ++done) {
     const EncodedItem& item = items[done];
@@ -98,7 +97,7 @@ absl::Status AnswerItems(MeasuredModel& model, const Tokenizer& tokenizer,
 }
 
 MethodScores ScoreItems(std::span<const EncodedItem> items, const std::string& method,
-                        ResultLog& log) {
+                        const ResultLog& log) {
   std::map<std::string, std::vector<double>> scores, differences;
   for (const EncodedItem& item : items) {
     const double score = ScoreOf(item, method, log);

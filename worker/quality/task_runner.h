@@ -26,8 +26,8 @@ struct EncodedItem {
 absl::StatusOr<EncodedItem> EncodeItem(TaskItem item, const Tokenizer& tokenizer,
                                        const ChatTemplate& chat);
 
-// Answers what `log` does not hold yet; records are {"id", "output"}. Errors: Cancelled and the
-// like from `progress`; each answer that was finished before is kept.
+// Answers what `log` (read for every method) does not hold yet; records are {"id", "output"}.
+// Errors: Cancelled and the like from `progress`; each answer that was finished before is kept.
 absl::Status AnswerItems(MeasuredModel& model, const Tokenizer& tokenizer,
                          std::span<const EncodedItem> items, std::span<const Method* const> methods,
                          ResultLog& log, const ProgressFn& progress);
@@ -42,6 +42,6 @@ struct MethodScores {
 };
 // Scores from the log, which holds every item for full and for `method`.
 MethodScores ScoreItems(std::span<const EncodedItem> items, const std::string& method,
-                        ResultLog& log);
+                        const ResultLog& log);
 
 }  // namespace tailor

@@ -103,6 +103,17 @@ TEST_F(EvaluationTest, WhatIsAnsweredIsNotAnsweredAgain) {
   EXPECT_EQ(result->tasks->methods[0].second.tasks.at("y").score.mean, 0) << "scored as kept";
 }
 
+TEST_F(EvaluationTest, ARunWithNothingLeftToMeasureSumsUpWhatThereIs) {
+  const auto first = Run();
+  ASSERT_TRUE(first.ok());
+  const auto again = Run([](const std::string&, int64_t, int64_t) {
+    return absl::InternalError("nothing was to be measured");
+  });
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->tasks->methods[1].second.overall.score.mean,
+            first->tasks->methods[1].second.overall.score.mean);
+}
+
 TEST_F(EvaluationTest, AnInterruptedRunGoesOnAsIfNothingHadBeen) {
   options_.methods = {"hybrid", "random"};
   ASSERT_TRUE(Run().ok());
