@@ -30,23 +30,27 @@ __global__ void EmbedKernel(const int32_t* tokens, const __grid_constant__ Weigh
   }
 }
 
-// A block a row; each thread sums every 256th square, then the warps' sums are added in order.
+// A block a row; each thread sums every 256th square, then the warps' sums are added in order. In
+// double, as on the CPU: squares of large values leave the range of float.
 template <WeightType Type>
 __global__ void __launch_bounds__(kNormThreads)
     RmsNormKernel(Rows<const float> x, const __grid_constant__ WeightRef gain, float eps,
                   Rows<float> out) {
-  __shared__ float warp_sums[kNormThreads / 32];
+  __shared__ double warp_sums[kNormThreads / 32];
   const float* in = x.data + static_cast<int64_t>(blockIdx.x) * x.stride;
   float* to = out.data + static_cast<int64_t>(blockIdx.x) * out.stride;
-  float sum = 0.0f;
-  for (int32_t c = threadIdx.x; c < x.cols; c += kNormThreads) sum = fmaf(in[c], in[c], sum);
-  sum = WarpSum(sum);
+  double sum = 0.0;
+  for (int32_t c = threadIdx.x; c < x.cols; c += kNormThreads) {
+    sum += static_cast<double>(in[c]) * in[c];
+  }
+#pragma unroll
+  for (int mask = 16; mask > 0; mask /= 2) sum += __shfl_xor_sync(kWholeWarp, sum, mask);
   if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = sum;
   __syncthreads();
-  float total = 0.0f;
+  double total = 0.0;
 #pragma unroll
   for (int w = 0; w < kNormThreads / 32; ++w) total += warp_sums[w];
-  const float scale = 1.0f / sqrtf(total / static_cast<float>(x.cols) + eps);
+  const auto scale = static_cast<float>(1.0 / sqrt(total / x.cols + eps));
   constexpr int kValues = Piece<Type>::kValues;
   for (int32_t p = threadIdx.x; p < gain.pieces; p += kNormThreads) {
     float values[kValues];
