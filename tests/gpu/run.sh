@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# The GPU tests on this machine or, as one file, on another.
+#   tests/gpu/run.sh                  builds (preset release) and runs here
+#   tests/gpu/run.sh --bundle FILE    builds and packs FILE, a .tar.gz below 60 MiB: programs, their
+#                                     libraries but for the system's own and CUDA's, and this script
+#   ./run.sh                          inside the unpacked bundle: runs it (needs a driver, no packages)
+# --arch "80;90" sets the GPU generations of a build. TAILOR_TEST_MODEL adds the default model's test.
+# Ends with one table; exit code 1 when a test failed, 77 when all were skipped.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+tests=(linear_gpu_test attention_gpu_test select_gpu_test model_gpu_test)
+bundle="" arch=""
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --bundle) bundle=${2:?--bundle FILE}; shift ;;
+    --arch) arch=${2:?--arch LIST}; shift ;;
+    -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) echo "run.sh: unknown option $1 (see --help)" >&2; exit 2 ;;
+  esac
+  shift
+done
+
+build() {
+  root=$(cd "$here/../.." && pwd)
+  cmake -S "$root" --preset release -DTAILOR_CUDA=ON ${arch:+"-DCMAKE_CUDA_ARCHITECTURES=$arch"} \
+    >/dev/null
+  cmake --build "$root/build/release" -j "$(nproc)" --target backend_cuda \
+    "${tests[@]/#/gpu_}" >&2
+  bin=$root/build/release/bin
+}
+
+# Everything a program needs but what every Linux of our time has.
+copy_libraries() {
+  ldd "$1" | awk '$2 == "=>" && $3 ~ /^\// {print $3}' |
+    grep -vE '/(libc|libm|libdl|librt|libpthread|libresolv|ld-linux[^/]*)\.so' |
+    while read -r library; do cp -Lu "$library" "$2/lib/"; done
+}
+
+pack() {
+  local stage
+  stage=$(mktemp -d)
+  mkdir -p "$stage/tailor-gpu/bin" "$stage/tailor-gpu/lib"
+  local file
+  for file in "${tests[@]/#/gpu_}" backend_cuda.so; do
+    # Without line tables; they are ten times the code.
+    strip --strip-debug -o "$stage/tailor-gpu/bin/$file" "$bin/$file"
+    copy_libraries "$bin/$file" "$stage/tailor-gpu"
+  done
+  cp "$0" "$stage/tailor-gpu/run.sh"
+  tar -C "$stage" -czf "$bundle" tailor-gpu
+  rm -rf "$stage"
+  local mib=$(($(stat -c %s "$bundle") / 1048576))
+  echo "$bundle: $mib MiB"
+  [ "$mib" -lt 60 ] || { echo "run.sh: the bundle is $mib MiB, limit 60" >&2; exit 1; }
+}
+
+run_all() {
+  local failed=0 passed=0 test log rows=()
+  log=$(mktemp -d)
+  for test in "${tests[@]}"; do
+    local status=0 start=$SECONDS
+    "$bin/gpu_$test" >"$log/$test" 2>&1 || status=$?
+    cat "$log/$test"
+    local ok skipped bad
+    ok=$(grep -c '^\[       OK \]' "$log/$test" || true)
+    skipped=$(grep -cE '^\[  SKIPPED \] .* \([0-9]+ ms\)' "$log/$test" || true)
+    bad=$(grep -cE '^\[  FAILED  \] .* \([0-9]+ ms\)' "$log/$test" || true)
+    [ "$status" -eq 0 ] || failed=1
+    passed=$((passed + ok))
+    rows+=("$(printf '%-22s %6s %8s %7s %6s %5s' "$test" "$ok" "$skipped" "$bad" "$status" \
+      "$((SECONDS - start))")")
+  done
+  echo
+  nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null ||
+    echo "no nvidia-smi here"
+  grep -hm1 'CUDA backend:' "$log"/* || true
+  printf '%-22s %6s %8s %7s %6s %5s\n' program passed skipped failed exit s
+  printf '%s\n' "${rows[@]}"
+  rm -rf "$log"
+  [ "$failed" -eq 0 ] || exit 1
+  [ "$passed" -gt 0 ] || exit 77
+}
+
+if [ -d "$here/bin" ]; then
+  bin=$here/bin
+  # Beside the programs' own run path, for libraries that need others.
+  export LD_LIBRARY_PATH=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+  run_all
+  exit 0
+fi
+build
+if [ -n "$bundle" ]; then pack; else run_all; fi
