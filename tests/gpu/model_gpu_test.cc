@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "tests/gpu/gpu_test.h"
-#include "tests/support/bench_model.h"
 #include "tests/support/tiny_model.h"
+#include "worker/quality/measured_model.h"
 
 namespace tailor {
 namespace {
@@ -30,27 +30,24 @@ double Distance(std::span<const float> a, std::span<const float> b) {
 constexpr double kSkinnyDistance = 4e-3, kTensorCoreDistance = 2e-2;
 
 struct Pair {
-  std::unique_ptr<BenchModel> device, host;
+  std::unique_ptr<MeasuredModel> device, host;
 };
 
 absl::StatusOr<Pair> LoadPair(const std::string& path) {
-  const BenchModelOptions options = {.model_path = path,
-                                     .policy_path = "",
-                                     .threads = 2,
-                                     .context_tokens = 2048,
-                                     .arena_bytes = int64_t{256} << 20};
-  BenchModelOptions on_device = options;
+  const MeasuredModelOptions options = {
+      .threads = 2, .context_tokens = 2048, .arena_bytes = int64_t{256} << 20};
+  MeasuredModelOptions on_device = options;
   on_device.cuda = !TestsRunOnCpu();
   Pair pair;
-  TS_ASSIGN_OR_RETURN(pair.host, BenchModel::Load(options));
-  TS_ASSIGN_OR_RETURN(pair.device, BenchModel::Load(on_device));
+  TS_ASSIGN_OR_RETURN(pair.host, MeasuredModel::Load(path, "", options));
+  TS_ASSIGN_OR_RETURN(pair.device, MeasuredModel::Load(path, "", on_device));
   return pair;
 }
 
-std::vector<TokenId> RandomTokens(const BenchModel& bench, int64_t count) {
+std::vector<TokenId> RandomTokens(const MeasuredModel& model, int64_t count) {
   std::mt19937_64 random(1);
   std::vector<TokenId> ids(count);
-  for (TokenId& id : ids) id = static_cast<TokenId>(random() % bench.model.shape.vocab);
+  for (TokenId& id : ids) id = static_cast<TokenId>(random() % model.model.shape.vocab);
   return ids;
 }
 
@@ -70,8 +67,8 @@ void ExpectSameLogits(Pair& pair, CacheMode mode, int64_t prompt_tokens, double 
   double worst = Distance(pair.device->logits(), pair.host->logits());
   EXPECT_LE(worst, allowed) << "after the prompt";
   for (int step = 0; step < kSteps; ++step) {
-    ASSERT_TRUE(pair.device->Step(ids[prompt_tokens + step], **device).ok());
-    ASSERT_TRUE(pair.host->Step(ids[prompt_tokens + step], **host).ok());
+    ASSERT_TRUE(pair.device->Step(ids[prompt_tokens + step], pair.device->policy, **device).ok());
+    ASSERT_TRUE(pair.host->Step(ids[prompt_tokens + step], pair.host->policy, **host).ok());
     const double distance = Distance(pair.device->logits(), pair.host->logits());
     EXPECT_LE(distance, allowed) << "step " << step;
     worst = std::max(worst, distance);

@@ -338,7 +338,7 @@ TEST_F(EngineTest, BeyondTheLargestBudgetAttentionIsExactLikeTheFullCaches) {
   const Variant strict = {.top_k = 4096, .check_every_tokens = 1, .mass_floor = 0.99999f,
                           .quantizes = false};
   const auto engine = MakeEngine(strict);
-  const auto prompt = RandomIds(4600, 10);  // more candidates than the largest budget
+  const auto prompt = RandomIds(7000, 10);  // far more candidates than the largest budget
   const Outcome grown = Run(*engine, Request("g", prompt, 4));
   ASSERT_TRUE(grown.result.ok()) << grown.result.status();
   EXPECT_EQ(grown.result->report.budget_rows, 0);

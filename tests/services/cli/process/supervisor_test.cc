@@ -93,11 +93,12 @@ TEST_F(SupervisorTest, OutputGoesToTheLogFile) {
 
 TEST_F(SupervisorTest, AChildHasNoDescriptorsButItsOwn) {
   const int leaked = open("/dev/null", O_RDONLY);  // without O_CLOEXEC, as a careless library would
-  Make({Script("store", std::string("ls /proc/$$/fd | tr '\\n' ' '; ") + kServes)});
+  // No pipe: the shell may hold an end of it while ls looks.
+  Make({Script("store", std::string("ls /proc/$$/fd; ") + kServes)});
   ASSERT_TRUE(StepUntilReady().ok());
   close(leaked);
   // 10 or more is the shell's own.
-  EXPECT_THAT(FileText("store.log"), ::testing::MatchesRegex("0 1 2 3 (1[0-9] )*"));
+  EXPECT_THAT(FileText("store.log"), ::testing::MatchesRegex("0\n1\n2\n3\n(1[0-9]\n)*"));
 }
 
 TEST_F(SupervisorTest, ACrashedChildIsStartedAgain) {

@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "kvstore/select/critical_channels.h"
-#include "kvstore/select/score.h"
 #include "kvstore/select/top_k.h"
 
 namespace tailor::cuda {
@@ -87,21 +86,23 @@ TEST(SelectMathTest, CriticalChannelsAreTheHostsTiesIncluded) {
   }
 }
 
-TEST(SelectMathTest, ScoresOfAnIndexPageAreTheHostsBitForBit) {
+// The published 8-bit index (ALGORITHM §3.4): one multiplication and one addition a channel, in order.
+TEST(SelectMathTest, ScoresOfAnIndexPageAreTheDefinitionsBitForBit) {
   std::mt19937_64 random(4);
   std::normal_distribution<float> normal;
   constexpr int kChannels = 12;
   std::vector<int8_t> codes(kChannels * kPageRows);
   for (int8_t& code : codes) code = static_cast<int8_t>(random());
-  std::vector<ChannelTerm> terms;
   std::vector<float> q(kChannels), scale(kChannels);
   for (int i = 0; i < kChannels; ++i) {
     q[i] = normal(random);
     scale[i] = normal(random);
-    terms.push_back({codes.data() + i * kPageRows, q[i] * scale[i]});
   }
-  std::vector<float> want(kPageRows);
-  ChooseScorePage()(terms, want.data());
+  std::vector<float> want(kPageRows, 0.0f);
+  for (int i = 0; i < kChannels; ++i) {
+    const float weight = q[i] * scale[i];
+    for (int t = 0; t < kPageRows; ++t) want[t] += weight * codes[i * kPageRows + t];
+  }
   for (int t = 0; t < kPageRows; ++t) {
     float score = 0.0f;
     for (int i = 0; i < kChannels; ++i) {
