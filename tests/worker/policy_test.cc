@@ -28,6 +28,7 @@ LayerPolicy SomePolicy() {
   policy.bits = 4;
   policy.select.channels = 12;
   policy.select.rescore_extra = 32;
+  policy.layer_top_k = {128, 64, 32, 288};
   policy.query = QueryMode::kPredicted;
   return policy;
 }
@@ -44,7 +45,7 @@ TEST(LayerPolicyTest, JsonRoundTripKeepsEveryField) {
 
 TEST(LayerPolicyTest, AnyFieldThatChangesTokensChangesTheFingerprint) {
   const LayerPolicy base = SomePolicy();
-  std::vector<LayerPolicy> others(11, base);
+  std::vector<LayerPolicy> others(13, base);
   others[0].quantized_layers = {0};
   others[1].bits = 2;
   others[2].residual_tokens = 64;
@@ -56,6 +57,8 @@ TEST(LayerPolicyTest, AnyFieldThatChangesTokensChangesTheFingerprint) {
   others[8].predict_norm = PredictNorm::kCurrent;
   others[9].select.group = GroupRule::kMean;
   others[10].select.rescore_extra = 0;
+  others[11].layer_top_k = {1, 2, 3, 4};
+  others[12].layer_top_k = {1, 2, 3, 5};
   for (size_t i = 0; i < others.size(); ++i) {
     EXPECT_NE(others[i].fingerprint(), base.fingerprint()) << "field " << i;
   }
@@ -106,6 +109,13 @@ TEST(LayerPolicyTest, BadValuesAreNamedWithValueAndLimit) {
   policy.select.rescore_extra = -1;
   EXPECT_THAT(MessageOf(policy.Validate(SmallModel(), Weights(1))),
               HasSubstr("rescore_extra is -1, limit 0..4096"));
+  policy = SomePolicy();
+  policy.layer_top_k = {1, 2, 3};
+  EXPECT_THAT(MessageOf(policy.Validate(SmallModel(), Weights(1))),
+              HasSubstr("layer_top_k's length is 3, limit 4..4"));
+  policy.layer_top_k = {1, 2, 3, 0};
+  EXPECT_THAT(MessageOf(policy.Validate(SmallModel(), Weights(1))),
+              HasSubstr("layer_top_k is 0, limit 1..4096"));
   policy = SomePolicy();
   policy.bits = 3;
   EXPECT_THAT(MessageOf(policy.Validate(SmallModel(), Weights(1))), HasSubstr("bits is 3"));

@@ -1,7 +1,9 @@
 #include "worker/cache/fetcher.h"
 
+#include <algorithm>
 #include <array>
 #include <deque>
+#include <utility>
 #include <vector>
 
 #include "common/status.h"
@@ -9,16 +11,36 @@
 namespace tailor {
 namespace {
 
+// The parameters of each layer, at the sequence's budget.
+class LayerParams {
+ public:
+  LayerParams(const SelectParams& params, std::vector<int32_t> layer_top_k)
+      : params_(params), layer_top_k_(std::move(layer_top_k)) {}
+  SelectParams Of(int32_t layer) const {
+    SelectParams params = params_;
+    if (!layer_top_k_.empty()) params.top_k = layer_top_k_[layer];
+    const int64_t rows = int64_t{params.top_k} << doublings_;
+    params.top_k = static_cast<int32_t>(std::min<int64_t>(rows, kMaxTopK));
+    return params;
+  }
+  void SetDoublings(int32_t doublings) { doublings_ = doublings; }
+
+ private:
+  SelectParams params_;
+  std::vector<int32_t> layer_top_k_;
+  int32_t doublings_ = 0;
+};
+
 class InlineFetcher final : public RowFetcher {
  public:
-  InlineFetcher(Backend* backend, const PoolShape& shape, const SelectParams& params)
+  InlineFetcher(Backend* backend, const PoolShape& shape, LayerParams params)
       : backend_(backend),
-        params_(params),
+        params_(std::move(params)),
         kmax_(shape),
         scratch_(backend->host_threads()),
         head_status_(shape.kv_heads) {}
 
-  void SetTopK(int32_t top_k) override { params_.top_k = top_k; }
+  void SetDoublings(int32_t doublings) override { params_.SetDoublings(doublings); }
 
   absl::Status Post(int32_t layer, const SealedPages& sealed, std::span<const float> q) override {
     TS_CHECK(posted_.size() < kMaxPosted);  // a third would overwrite the first
@@ -30,7 +52,7 @@ class InlineFetcher final : public RowFetcher {
                                .sealed_pages = sealed.pages,
                                .kmax = &kmax_,
                                .q = q,
-                               .params = params_};
+                               .params = params_.Of(layer)};
     PrepareSelection(input, &selection);
     backend_->RunOnHost(static_cast<int64_t>(head_status_.size()), [&](int64_t head, int worker) {
       SelectHead(input, static_cast<int32_t>(head), scratch_[worker], &selection);
@@ -55,10 +77,10 @@ class InlineFetcher final : public RowFetcher {
     int slot;
   };
   Backend* backend_;
-  SelectParams params_;
+  LayerParams params_;
   RunningKmax kmax_;
-  std::vector<SelectScratch> scratch_;     // [threads]
-  std::vector<absl::Status> head_status_;  // [kv_heads]
+  std::vector<SelectScratch> scratch_;            // [threads]
+  std::vector<absl::Status> head_status_;         // [kv_heads]
   std::array<Selection, kMaxPosted> selections_;  // the one in use and the one posted ahead
   int next_ = 0;
   std::deque<Posted> posted_;
@@ -66,18 +88,19 @@ class InlineFetcher final : public RowFetcher {
 
 class StoreFetcher final : public RowFetcher {
  public:
-  StoreFetcher(KvClient* store, const SelectParams& params) : store_(store), params_(params) {}
+  StoreFetcher(KvClient* store, LayerParams params) : store_(store), params_(std::move(params)) {}
 
-  void SetTopK(int32_t top_k) override { params_.top_k = top_k; }
+  void SetDoublings(int32_t doublings) override { params_.SetDoublings(doublings); }
 
   absl::Status Post(int32_t layer, const SealedPages& sealed, std::span<const float> q) override {
     TS_CHECK(posted_.size() < kMaxPosted);
-    TS_ASSIGN_OR_RETURN(const uint64_t ticket,
-                        store_->PostSelect({.sequence = sealed.sequence,
-                                            .layer = layer,
-                                            .sealed_pages = static_cast<int64_t>(sealed.pages.size()),
-                                            .q = q,
-                                            .params = params_}));
+    TS_ASSIGN_OR_RETURN(
+        const uint64_t ticket,
+        store_->PostSelect({.sequence = sealed.sequence,
+                            .layer = layer,
+                            .sealed_pages = static_cast<int64_t>(sealed.pages.size()),
+                            .q = q,
+                            .params = params_.Of(layer)}));
     posted_.push_back({layer, ticket});
     return absl::OkStatus();
   }
@@ -95,19 +118,22 @@ class StoreFetcher final : public RowFetcher {
     uint64_t ticket;
   };
   KvClient* store_;
-  SelectParams params_;
+  LayerParams params_;
   std::deque<Posted> posted_;
 };
 
 }  // namespace
 
 std::unique_ptr<RowFetcher> MakeInlineFetcher(Backend* backend, const PoolShape& shape,
-                                              const SelectParams& params) {
-  return std::make_unique<InlineFetcher>(backend, shape, params);
+                                              const SelectParams& params,
+                                              std::vector<int32_t> layer_top_k) {
+  return std::make_unique<InlineFetcher>(backend, shape,
+                                         LayerParams(params, std::move(layer_top_k)));
 }
 
-std::unique_ptr<RowFetcher> MakeStoreFetcher(KvClient* store, const SelectParams& params) {
-  return std::make_unique<StoreFetcher>(store, params);
+std::unique_ptr<RowFetcher> MakeStoreFetcher(KvClient* store, const SelectParams& params,
+                                             std::vector<int32_t> layer_top_k) {
+  return std::make_unique<StoreFetcher>(store, LayerParams(params, std::move(layer_top_k)));
 }
 
 }  // namespace tailor

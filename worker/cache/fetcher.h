@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "kvstore/client/kv_client.h"
 #include "kvstore/select/select.h"
@@ -28,20 +29,23 @@ static_assert(kMaxPosted <= kMaxPendingSelects);
 class RowFetcher {
  public:
   virtual ~RowFetcher() = default;
-  // Rows a KV head of the selections posted from now on; a control keeps to its own number.
-  virtual void SetTopK(int32_t) {}
+  // Selections posted from now on fetch 2^doublings times the policy's rows, kMaxTopK at most; a
+  // control keeps to its own number.
+  virtual void SetDoublings(int32_t) {}
   // Starts the selection of one layer. At most kMaxPosted may be posted and not taken (TS_CHECK).
   virtual absl::Status Post(int32_t layer, const SealedPages& sealed, std::span<const float> q) = 0;
-  // The rows of the oldest post, which must be of `layer` (TS_CHECK); valid until the next Take, and
-  // until the next-but-one Post.
-  // Errors: DataLoss (a row failed its check), DeadlineExceeded, Unavailable.
+  // The rows of the oldest post, which must be of `layer` (TS_CHECK); valid until the next Take,
+  // and until the next-but-one Post. Errors: DataLoss (a row failed its check), DeadlineExceeded,
+  // Unavailable.
   virtual absl::StatusOr<SelectedRows> Take(int32_t layer) = 0;
 };
 
 // `inline`: the worker's own threads select over the mapped pages, a KV head each. `store`: the
-// store's threads do.
+// store's threads do. layer_top_k: params.top_k of each layer, or empty (LayerPolicy).
 std::unique_ptr<RowFetcher> MakeInlineFetcher(Backend* backend, const PoolShape& shape,
-                                              const SelectParams& params);
-std::unique_ptr<RowFetcher> MakeStoreFetcher(KvClient* store, const SelectParams& params);
+                                              const SelectParams& params,
+                                              std::vector<int32_t> layer_top_k = {});
+std::unique_ptr<RowFetcher> MakeStoreFetcher(KvClient* store, const SelectParams& params,
+                                             std::vector<int32_t> layer_top_k = {});
 
 }  // namespace tailor

@@ -43,9 +43,9 @@ SequenceCache::SequenceCache(Backend* backend, KvClient* store, const PoolView* 
   }
   budget_doublings_ = grant_.budget_doublings;
   fetcher_ = policy_.selector == Selector::kStore
-                 ? MakeStoreFetcher(store_, policy_.select)
-                 : MakeInlineFetcher(backend_, pool_->shape(), policy_.select);
-  if (!attends_exactly()) fetcher_->SetTopK(BudgetRows());
+                 ? MakeStoreFetcher(store_, policy_.select, policy_.layer_top_k)
+                 : MakeInlineFetcher(backend_, pool_->shape(), policy_.select, policy_.layer_top_k);
+  fetcher_->SetDoublings(budget_doublings_);
 }
 
 absl::StatusOr<std::unique_ptr<SequenceCache>> SequenceCache::Make(
@@ -100,10 +100,8 @@ int64_t SequenceCache::PagesToSeal(int64_t tokens) const {
 }
 
 PagedRows SequenceCache::Rows(int64_t tokens) const {
-  return {.pool = pool_,
-          .pages = grant_.pages,
-          .sealed_pages = PagesToSeal(tokens),
-          .tokens = tokens};
+  return {
+      .pool = pool_, .pages = grant_.pages, .sealed_pages = PagesToSeal(tokens), .tokens = tokens};
 }
 
 absl::Status SequenceCache::Reserve(int64_t tokens) {
@@ -240,7 +238,7 @@ absl::Status SequenceCache::FinishCheck() {
   const double captured = step_check_.Finish(answers, checks_);
   if (captured >= policy_.mass_floor) return absl::OkStatus();
   ++budget_doublings_;
-  if (!attends_exactly()) fetcher_->SetTopK(BudgetRows());
+  fetcher_->SetDoublings(budget_doublings_);
   return store_->SetBudget(grant_.handle, budget_doublings_, tokens() + 1);
 }
 

@@ -59,6 +59,13 @@ absl::Status LayerPolicy::Validate(const LlamaHyperparameters& model,
   TS_RETURN_IF_ERROR(CheckRange("recent_tokens", recent_tokens, 1, 4096));
   TS_RETURN_IF_ERROR(CheckRange("channels", select.channels, 1, model.head_dim));
   TS_RETURN_IF_ERROR(CheckRange("top_k", select.top_k, 1, kMaxTopK));
+  if (!layer_top_k.empty()) {
+    TS_RETURN_IF_ERROR(CheckRange("layer_top_k's length", static_cast<int64_t>(layer_top_k.size()),
+                                  model.layers, model.layers));
+  }
+  for (const int32_t top_k : layer_top_k) {
+    TS_RETURN_IF_ERROR(CheckRange("layer_top_k", top_k, 1, kMaxTopK));
+  }
   TS_RETURN_IF_ERROR(CheckRange("rescore_extra", select.rescore_extra, 0, kMaxTopK));
   TS_RETURN_IF_ERROR(CheckRange("check_every_tokens", check_every_tokens, 0, 1 << 20));
   if (!(mass_floor >= 0 && mass_floor < 1)) {
@@ -80,6 +87,8 @@ Fingerprint LayerPolicy::fingerprint() const {
   f.AddInt(bits).AddInt(residual_tokens).AddInt(sink_tokens).AddInt(recent_tokens);
   f.AddInt(select.channels).AddInt(select.top_k);
   f.AddInt(static_cast<int64_t>(select.group)).AddInt(select.rescore_extra);
+  f.AddInt(static_cast<int64_t>(layer_top_k.size()));
+  for (const int32_t top_k : layer_top_k) f.AddInt(top_k);
   f.AddInt(static_cast<int64_t>(query)).AddInt(static_cast<int64_t>(predict_norm));
   // Checks alone change no token.
   if (mass_floor > 0) {
@@ -89,11 +98,16 @@ Fingerprint LayerPolicy::fingerprint() const {
 }
 
 std::string LayerPolicy::Summary() const {
+  const std::string rows =
+      layer_top_k.empty()
+          ? absl::StrCat(select.top_k)
+          : absl::StrCat(*std::min_element(layer_top_k.begin(), layer_top_k.end()), " to ",
+                         *std::max_element(layer_top_k.begin(), layer_top_k.end()));
   return absl::StrCat("quantized layers [", absl::StrJoin(quantized_layers, ","), "] at ", bits,
                       " bits, residual ", residual_tokens, "; sparse layers: ", select.channels,
                       " channels, group ", select.group == GroupRule::kMean ? "mean" : "heads",
-                      ", ", select.top_k, " rows fetched, ", select.rescore_extra,
-                      " more rescored, sink ", sink_tokens, ", recent ", recent_tokens, ", query ",
+                      ", ", rows, " rows fetched, ", select.rescore_extra, " more rescored, sink ",
+                      sink_tokens, ", recent ", recent_tokens, ", query ",
                       query == QueryMode::kExact ? "exact" : "predicted", ", selector ",
                       selector == Selector::kInline ? "inline" : "store",
                       mass_floor > 0 ? absl::StrCat(", mass floor ", mass_floor) : "");

@@ -1,5 +1,6 @@
-// The layer table of one model: which layers are quantized, which are sparse, and with what numbers.
-// A small JSON file beside the model, bound to its weights by fingerprint. ALGORITHM §1-§3.
+// The layer table of one model: which layers are quantized, which are sparse, and with what
+// numbers. A small JSON file beside the model, bound to its weights by fingerprint. ALGORITHM
+// §1-§3.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +25,8 @@ enum class QueryMode {
   kPredicted,  // from Wq_{l+1} . norm(h_l): runs one layer ahead
 };
 
-// Which RMSNorm gain the predicted query takes: the reference uses layer l's, InfiniGen layer l+1's.
+// Which RMSNorm gain the predicted query takes: the reference uses layer l's, InfiniGen layer
+// l+1's.
 enum class PredictNorm { kCurrent, kNext };
 
 struct LayerPolicy {
@@ -37,7 +39,10 @@ struct LayerPolicy {
   int32_t residual_tokens = 128;          // newest tokens of quantized layers in full precision
   int32_t sink_tokens = 8;
   int32_t recent_tokens = 56;
-  SelectParams select;                    // how sparse layers choose; sink_tokens as above
+  SelectParams select;  // how sparse layers choose; sink_tokens as above
+  // Rows fetched in each layer, by layer number (quantized ones' are not used); empty: select.top_k
+  // in all. Layers differ in how widely they attend: docs/decisions/0004-selection.md.
+  std::vector<int32_t> layer_top_k;
   Selector selector = Selector::kInline;
   QueryMode query = QueryMode::kExact;
   PredictNorm predict_norm = PredictNorm::kNext;
@@ -53,7 +58,8 @@ struct LayerPolicy {
   int32_t WindowTokens() const;
   bool IsQuantized(int32_t layer) const;
   std::vector<int32_t> SparseLayers(int32_t layers) const;
-  // Errors: InvalidArgument names field, value, limit; FailedPrecondition when made for other weights.
+  // Errors: InvalidArgument names field, value, limit; FailedPrecondition when made for other
+  // weights.
   absl::Status Validate(const LlamaHyperparameters& model, const Fingerprint& weights) const;
   // Over every field that changes tokens: selector is not one of them.
   Fingerprint fingerprint() const;

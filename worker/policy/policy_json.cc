@@ -52,11 +52,10 @@ absl::Status ReadChoice(const json& object, const char* field, const char* first
 
 absl::Status RefuseUnknownFields(const json& object) {
   static const std::set<std::string> kKnown = {
-      "version",  "model_name",      "weights",      "quantized_layers",
-      "bits",     "residual_tokens", "sink_tokens",  "recent_tokens",
-      "channels", "top_k",           "group",        "rescore_extra",
-      "selector", "query",           "predict_norm", "check_every_tokens",
-      "mass_floor", "evidence"};
+      "version",         "model_name",    "weights",       "quantized_layers", "bits",
+      "residual_tokens", "sink_tokens",   "recent_tokens", "channels",         "top_k",
+      "group",           "rescore_extra", "layer_top_k",   "selector",         "query",
+      "predict_norm",    "check_every_tokens", "mass_floor", "evidence"};
   for (const auto& item : object.items()) {
     if (!kKnown.contains(item.key())) {
       return absl::InvalidArgumentError(absl::StrCat("policy field ", item.key(), " is unknown"));
@@ -82,15 +81,16 @@ absl::Status ReadIdentity(const json& object, LayerPolicy* policy) {
   return absl::OkStatus();
 }
 
-absl::Status ReadLayers(const json& object, LayerPolicy* policy) {
-  if (!object.contains("quantized_layers") || !object["quantized_layers"].is_array()) {
-    return FieldError("quantized_layers", "an array of layer numbers");
+// An array of numbers from 0 to 4096: layers, or rows.
+absl::Status ReadNumbers(const json& object, const char* field, std::vector<int32_t>* out) {
+  if (!object.contains(field) || !object[field].is_array()) {
+    return FieldError(field, "an array of numbers");
   }
-  for (const json& layer : object["quantized_layers"]) {
-    if (!layer.is_number_integer() || layer.get<int64_t>() < 0 || layer.get<int64_t>() > 4096) {
-      return FieldError("quantized_layers", "an array of layer numbers");
+  for (const json& number : object[field]) {
+    if (!number.is_number_integer() || number.get<int64_t>() < 0 || number.get<int64_t>() > 4096) {
+      return FieldError(field, "an array of numbers from 0 to 4096");
     }
-    policy->quantized_layers.push_back(layer.get<int32_t>());
+    out->push_back(number.get<int32_t>());
   }
   return absl::OkStatus();
 }
@@ -111,6 +111,7 @@ std::string LayerPolicy::ToJson() const {
       {"top_k", select.top_k},
       {"group", select.group == GroupRule::kMean ? "mean" : "heads"},
       {"rescore_extra", select.rescore_extra},
+      {"layer_top_k", layer_top_k},
       {"selector", selector == Selector::kInline ? "inline" : "store"},
       {"query", query == QueryMode::kExact ? "exact" : "predicted"},
       {"predict_norm", predict_norm == PredictNorm::kCurrent ? "current" : "next"},
@@ -130,7 +131,10 @@ absl::StatusOr<LayerPolicy> LayerPolicy::FromJson(std::string_view text) {
   policy.select.group = GroupRule::kMean;
   policy.select.rescore_extra = 0;
   TS_RETURN_IF_ERROR(ReadIdentity(object, &policy));
-  TS_RETURN_IF_ERROR(ReadLayers(object, &policy));
+  TS_RETURN_IF_ERROR(ReadNumbers(object, "quantized_layers", &policy.quantized_layers));
+  if (object.contains("layer_top_k")) {
+    TS_RETURN_IF_ERROR(ReadNumbers(object, "layer_top_k", &policy.layer_top_k));
+  }
   TS_RETURN_IF_ERROR(ReadInt(object, "bits", &policy.bits));
   TS_RETURN_IF_ERROR(ReadInt(object, "residual_tokens", &policy.residual_tokens));
   TS_RETURN_IF_ERROR(ReadInt(object, "sink_tokens", &policy.sink_tokens));

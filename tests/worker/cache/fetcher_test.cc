@@ -76,6 +76,20 @@ TEST_F(FetcherTest, InlineAndStoreFetchTheSameRowsForEveryQueryLayerAndLength) {
   }
 }
 
+TEST_F(FetcherTest, EachLayerFetchesItsOwnNumberOfRows) {
+  const SelectParams params = {8, 32, 8};
+  std::vector<std::unique_ptr<RowFetcher>> both;
+  both.push_back(MakeInlineFetcher(rig_.ops.get(), rig_.pool.shape(), params, {128, 5, 17}));
+  both.push_back(MakeStoreFetcher(rig_.client.get(), params, {128, 5, 17}));
+  for (const auto& fetcher : both) {
+    for (const int32_t layer : {1, 2}) {
+      const auto got = PostAndTake(*fetcher, layer, Sealed(2), TestQuery());
+      ASSERT_TRUE(got.ok()) << got.status();
+      EXPECT_EQ(got->count, layer == 1 ? 5 : 17);
+    }
+  }
+}
+
 TEST_F(FetcherTest, FetchedRowsAreTheRowsOfTheirTokensAndNeverOfTheSink) {
   for (const int32_t sink : {0, 8, 128}) {
     for (const auto& fetcher : Both({.channels = 8, .top_k = 32, .sink_tokens = sink})) {
