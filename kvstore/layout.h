@@ -112,7 +112,7 @@ class PoolView {
   uint32_t* RowChecks(int32_t layer, int32_t kv_head, PageId page) const {  // [page_tokens]
     return reinterpret_cast<uint32_t*>(base_ + layout_.RowChecksOffset(layer, kv_head, page));
   }
-  uint8_t* Index(int32_t sparse_rank, int32_t kv_head, PageId page) const {  // [head_dim][kCodeBytes]
+  uint8_t* Index(int32_t sparse_rank, int32_t kv_head, PageId page) const {  // [head_dim][64]
     return reinterpret_cast<uint8_t*>(base_ + layout_.IndexOffset(sparse_rank, kv_head, page));
   }
   float* IndexScale(int32_t sparse_rank, int32_t kv_head, PageId page) const {  // [head_dim]
