@@ -37,7 +37,7 @@ HostMatrix Product(HostMatrix x, HostMatrix w) {
 }
 
 // A sum of n products: n + 2 roundings of the terms' magnitudes; beyond 16 rows both inputs of each
-// product are rounded to bf16 (to first order 2 * 2^-9; the bound allows their product too).
+// product are rounded to bf16 (to first order 2 * 2^-8; the bound allows their product too).
 double SumTolerance(DType dtype, int64_t rows, int64_t n, double magnitude) {
   const bool tensor_cores = rows > 16 && dtype != DType::kF32;
   const double inputs = tensor_cores ? 2 * kBf16Eps + kBf16Eps * kBf16Eps : 0;
@@ -243,6 +243,7 @@ TEST_F(MemoryGpuTest, BuffersAreZeroedAccountedAndRefusedBeyondTheBudget) {
 
 // More arguments than the ring of them holds at once.
 TEST_F(MemoryGpuTest, ManySmallOpsInFlightKeepTheirOwnArguments) {
+  if (TestsRunOn("emulator")) GTEST_SKIP() << "nothing is in flight on the emulator";
   const FileWeight file = RandomWeight(DType::kF32, 256, 32, 1);
   const Weight embedding = file.Load(*ops_);
   constexpr int64_t kTokens = 100000;

@@ -25,7 +25,7 @@ class SelectGpuTest : public GpuTest {
     GpuTest::SetUp();
     if (IsSkipped() || HasFatalFailure()) return;
     if (TestsRunOnCpu()) GTEST_SKIP() << "the CPU backend selects by kvstore/select itself";
-    auto module = CudaModule::Open();
+    auto module = CudaModule::Open(TestedModule());
     ASSERT_TRUE(module.ok()) << module.status();
     select_ = module->Select(ops_.get());
   }
@@ -116,7 +116,7 @@ TEST_F(SelectGpuTest, TheIndexGivesTheTokensAndRowsOfTheHost) {
            {SelectParams{8, 128, 8}, SelectParams{12, 5, 0}, SelectParams{head_dim, 896, 8}}) {
         SCOPED_TRACE(absl::StrCat(pages, " pages, top ", params.top_k, ", head_dim ", head_dim));
         GpuTest::SetUp();  // a backend each: the pool before is no longer mapped
-        select_ = CudaModule::Open()->Select(ops_.get());
+        select_ = CudaModule::Open(TestedModule())->Select(ops_.get());
         const PoolView pool = MakePool(head_dim, pages);
         ASSERT_TRUE(ops_->MapHostMemory(pool.bytes()).ok());
         RunningKmax running(pool.shape());

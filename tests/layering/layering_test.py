@@ -52,7 +52,7 @@ CONFINED = [
     ("CUDA header",
      re.compile(r"^(cuda|cublas|cudnn|nccl|nvrtc|nvToolsExt|cooperative_groups|curand|device_launch)"
                 r"[^/]*(/.*)?$|^(cub|thrust)/"),
-     re.compile(r"^common/cuda/|\.(cu|cuh)$")),
+     re.compile(r"^(common/cuda|tests/gpu/emulator)/|\.(cu|cuh)$")),
 ]
 
 SOURCE = re.compile(r"\.(h|hpp|cuh|inc|cc|cpp|cu)$")

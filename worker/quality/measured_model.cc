@@ -35,7 +35,10 @@ absl::StatusOr<std::unique_ptr<MeasuredModel>> MeasuredModel::Create(
   const Fingerprint& weights = made->file->fingerprint();
   TS_RETURN_IF_ERROR(policy.Validate(shape, weights));
   if (options.cuda) {
-    TS_ASSIGN_OR_RETURN(made->backend, MakeCudaBackend({}));
+    TS_ASSIGN_OR_RETURN(made->backend, MakeCudaBackend({.device = 0,
+                                                         .memory_bytes = 0,
+                                                         .host_threads = options.threads,
+                                                         .module = options.cuda_module}));
   } else {
     TS_ASSIGN_OR_RETURN(made->backend, MakeCpuBackend({.threads = options.threads}));
   }

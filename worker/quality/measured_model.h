@@ -25,7 +25,8 @@ using ProgressFn =
 
 struct MeasuredModelOptions {
   int threads = 0;                         // 0: one per core
-  bool cuda = false;                       // on device 0, by the module beside this program
+  bool cuda = false;                       // on device 0
+  std::string cuda_module = {};            // empty: the one beside this program
   int64_t context_tokens = 8192;           // the longest sequence: sizes the table of rotations
   int64_t arena_bytes = int64_t{1} << 30;  // see MeasuredModel::ArenaBytes
 };

@@ -29,13 +29,6 @@ __device__ __forceinline__ void Bf16Pair(uint32_t pair, float* out) {
   out[1] = __uint_as_float(pair & 0xffff0000u);
 }
 
-// Two floats as a register of bf16, to nearest even; `low` in the lower half.
-__device__ __forceinline__ uint32_t PackBf16(float low, float high) {
-  uint32_t packed;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
-  return packed;
-}
-
 template <WeightType Type>
 struct Piece;
 

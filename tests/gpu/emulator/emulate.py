@@ -1,0 +1,16 @@
+#!/usr/bin/env python3
+"""emulate.py IN OUT: a CUDA source as C++ over tests/gpu/emulator/simt.h: launches become calls, shared
+arrays of dynamic size a pointer. Everything else stays as it is."""
+
+import re
+import sys
+
+source = open(sys.argv[1], encoding="utf-8").read()
+source = re.sub(r"([\w:]+(?:<[\w,\s]*>)?)\s*<<<(.*?)>>>\s*\((.*?)\);",
+                r"emulator::Launch(\2, [&] { \1(\3); });", source, flags=re.S)
+source = re.sub(r"extern __shared__ (\w+) (\w+)\[\];",
+                r"\1* \2 = static_cast<\1*>(emulator::DynamicShared());", source)
+source = source.replace("#include <cuda_fp16.h>", '#include "tests/gpu/emulator/simt.h"')
+if "<<<" in source:
+    sys.exit(f"{sys.argv[1]}: a launch was not recognised")
+open(sys.argv[2], "w", encoding="utf-8").write(source)

@@ -1,0 +1,89 @@
+// Kernels as ordinary C++: a block's threads are fibers of one host thread that run until they meet
+// at a barrier or exchange values within their warp. It shows what a kernel computes, and a barrier
+// that not all reach; every other launch runs the fibers in reverse, so that many a missing barrier
+// shows. It knows nothing of speed, of memory ordering between blocks, or of alignment.
+#pragma once
+
+#include <cuda_fp16.h>
+#include <cuda_runtime_api.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+
+#undef __shared__
+#define __shared__ static  // one block at a time
+#undef __launch_bounds__
+#define __launch_bounds__(...)
+#undef __grid_constant__
+#define __grid_constant__
+#define blockIdx (::emulator::State().block)
+#define gridDim (::emulator::State().grid)
+#define threadIdx (::emulator::State().thread)
+#define blockDim (::emulator::State().threads)
+
+namespace emulator {
+
+struct Position {
+  dim3 grid, threads, block, thread;
+};
+Position& State();
+
+void Launch(dim3 grid, dim3 threads, size_t shared_bytes, cudaStream_t,
+            const std::function<void()>& kernel);
+void* DynamicShared();
+void SyncBlock();
+// Gives `value` (at most 32 bytes) to the warp; returns the values of its 32 lanes, valid until
+// this lane's next exchange but one.
+struct Exchanged {
+  std::byte bytes[32];
+};
+const Exchanged* Exchange(const void* value, size_t bytes);
+int Lane();
+// Copies that take place when they are waited for.
+void DeferCopy(void* to, const void* from, int bytes);
+void RunCopies();
+
+template <typename T>
+T ValueOf(const Exchanged* lanes, int lane) {
+  T value;
+  std::memcpy(&value, lanes[lane].bytes, sizeof(value));
+  return value;
+}
+
+}  // namespace emulator
+
+inline void __syncthreads() { emulator::SyncBlock(); }
+template <typename T>
+T __shfl_xor_sync(unsigned, T value, int mask) {
+  return emulator::ValueOf<T>(emulator::Exchange(&value, sizeof(value)), emulator::Lane() ^ mask);
+}
+inline unsigned __ballot_sync(unsigned, bool flag) {
+  const emulator::Exchanged* lanes = emulator::Exchange(&flag, sizeof(flag));
+  unsigned votes = 0;
+  for (int lane = 0; lane < 32; ++lane)
+    votes |= unsigned{emulator::ValueOf<bool>(lanes, lane)} << lane;
+  return votes;
+}
+template <typename T>
+T __ldg(const T* address) {
+  return *address;
+}
+template <typename T>
+T __ldcs(const T* address) {
+  return *address;
+}
+inline unsigned atomicAdd(unsigned* address, unsigned value) {
+  const unsigned before = *address;
+  *address += value;
+  return before;
+}
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline float __uint_as_float(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+inline int min(int a, int b) { return a < b ? a : b; }
+inline int max(int a, int b) { return a > b ? a : b; }

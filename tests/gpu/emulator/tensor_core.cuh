@@ -1,0 +1,66 @@
+// The instructions of worker/ops/cuda/tensor_core.cuh, from their definition in the PTX manual:
+// which lane holds which element of which register.
+#pragma once
+
+#include "tests/gpu/emulator/simt.h"
+#include "worker/ops/cuda/host_device.h"
+
+namespace tailor::cuda {
+
+inline uint32_t PackBf16(float low, float high) {
+  return static_cast<uint32_t>(ToBf16Bits(low)) | static_cast<uint32_t>(ToBf16Bits(high)) << 16;
+}
+
+// d[i] of lane l is row l / 4 + 8 * (i / 2), column 2 * (l % 4) + i % 2.
+inline void Mma(float* d, const uint32_t* a, const uint32_t* b) {
+  struct Operands {
+    uint32_t a[4], b[2];
+  } mine;
+  std::memcpy(mine.a, a, sizeof(mine.a));
+  std::memcpy(mine.b, b, sizeof(mine.b));
+  const emulator::Exchanged* lanes = emulator::Exchange(&mine, sizeof(mine));
+  const int lane = emulator::Lane();
+  for (int i = 0; i < 4; ++i) {
+    const int row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2;
+    for (int k = 0; k < 16; ++k) {
+      const auto left = emulator::ValueOf<Operands>(lanes, row % 8 * 4 + k % 8 / 2);
+      const auto right = emulator::ValueOf<Operands>(lanes, column * 4 + k % 8 / 2);
+      const uint32_t x = left.a[row / 8 + k / 8 * 2], y = right.b[k / 8];
+      d[i] += FromBf16Bits(static_cast<uint16_t>(x >> 16 * (k % 2))) *
+              FromBf16Bits(static_cast<uint16_t>(y >> 16 * (k % 2)));
+    }
+  }
+}
+
+// Register j of lane l: elements 2 * (l % 4) and the next of row l / 4 of matrix j; lane 8 j + r
+// gives the address of its row r. Transposed: the same of the matrix's transpose.
+inline void LoadMatrices(uint32_t* out, const uint16_t* address, bool transposed) {
+  const emulator::Exchanged* lanes = emulator::Exchange(&address, sizeof(address));
+  const int row = emulator::Lane() / 4, column = emulator::Lane() % 4 * 2;
+  for (int j = 0; j < 4; ++j) {
+    const auto at = [&](int r, int c) {
+      return emulator::ValueOf<const uint16_t*>(lanes, 8 * j + r)[c];
+    };
+    const uint16_t low = transposed ? at(column, row) : at(row, column);
+    const uint16_t high = transposed ? at(column + 1, row) : at(row, column + 1);
+    out[j] = low | static_cast<uint32_t>(high) << 16;
+  }
+}
+inline void LoadMatrix4(uint32_t* out, const uint16_t* address) {
+  LoadMatrices(out, address, false);
+}
+inline void LoadMatrix4Transposed(uint32_t* out, const uint16_t* address) {
+  LoadMatrices(out, address, true);
+}
+
+inline void CopyAsync(uint16_t* to, const uint16_t* from, int bytes) {
+  emulator::DeferCopy(to, from, bytes);
+}
+inline void CommitCopies() {}
+template <int kPending>
+void AwaitCopies() {
+  static_assert(kPending == 0);
+  emulator::RunCopies();
+}
+
+}  // namespace tailor::cuda
