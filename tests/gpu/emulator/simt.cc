@@ -96,50 +96,46 @@ void Prepare(Fiber& fiber, std::byte* stack) {
   std::abort();
 }
 
-// Lets go on whom nothing holds any more. False when all have ended.
-bool Release(size_t count) {
+// Runs the warp [first, last) for as long as its threads exchange values only with one another.
+void RunWarp(size_t first, size_t last) {
   Machine& m = machine();
-  size_t ended = 0, at_block = 0;
-  bool released = false;
-  for (size_t i = 0; i < count; ++i) {
-    ended += m.fibers[i].wait == Wait::kEnd ? 1 : 0;
-    at_block += m.fibers[i].wait == Wait::kBlock ? 1 : 0;
-  }
-  if (ended == count) return false;
-  for (size_t warp = 0; warp < count; warp += 32) {
-    const size_t end = std::min(warp + 32, count);
-    size_t waiting = 0;
-    for (size_t i = warp; i < end; ++i) waiting += m.fibers[i].wait == Wait::kWarp ? 1 : 0;
-    if (waiting != 32) continue;
-    for (size_t i = warp; i < end; ++i) m.fibers[i].wait = Wait::kNothing;
-    released = true;
-  }
-  if (!released && at_block + ended == count) {
-    for (size_t i = 0; i < count; ++i) {
-      if (m.fibers[i].wait == Wait::kBlock) m.fibers[i].wait = Wait::kNothing;
+  while (true) {
+    size_t at_warp = 0;
+    for (size_t i = first; i < last; ++i) {
+      m.current = m.reverse ? last - 1 - (i - first) : i;
+      Fiber& fiber = m.fibers[m.current];
+      if (fiber.wait == Wait::kNothing) {
+        m.position.thread = fiber.thread;
+        EmulatorSwitch(&m.scheduler, fiber.stack_pointer);
+      }
+      at_warp += fiber.wait == Wait::kWarp ? 1 : 0;
     }
-    released = true;
+    if (at_warp == 0) return;
+    if (at_warp != 32) Stuck("a part of a warp exchanges values");
+    for (size_t i = first; i < last; ++i) m.fibers[i].wait = Wait::kNothing;
   }
-  if (!released) Stuck("some threads wait for others that will not come");
-  return true;
 }
 
+// One warp after the other, each as far as the next barrier of the block: what a warp may not yet
+// read or write, it finds undone or done too early.
 void RunBlock(size_t count) {
   Machine& m = machine();
   std::memset(m.shared, 0xff, sizeof(m.shared));
   for (size_t i = 0; i < count; ++i) {
-    m.fibers[i].thread = dim3(static_cast<unsigned>(i));
-    m.fibers[i].thread.y = m.fibers[i].thread.z = 0;
+    m.fibers[i].thread = dim3(static_cast<unsigned>(i), 0, 0);
     Prepare(m.fibers[i], m.stacks + i * kStackBytes);
   }
-  do {
-    for (size_t i = 0; i < count; ++i) {
-      m.current = m.reverse ? count - 1 - i : i;
-      if (m.fibers[m.current].wait != Wait::kNothing) continue;
-      m.position.thread = m.fibers[m.current].thread;
-      EmulatorSwitch(&m.scheduler, m.fibers[m.current].stack_pointer);
+  for (size_t ended = 0; ended < count;) {
+    for (size_t warp = 0; warp < count; warp += 32) {
+      const size_t first = m.reverse ? count - 32 - warp : warp;
+      RunWarp(first, first + 32);
     }
-  } while (Release(count));
+    ended = 0;
+    for (size_t i = 0; i < count; ++i) {
+      ended += m.fibers[i].wait == Wait::kEnd ? 1 : 0;
+      if (m.fibers[i].wait == Wait::kBlock) m.fibers[i].wait = Wait::kNothing;
+    }
+  }
 }
 
 }  // namespace
