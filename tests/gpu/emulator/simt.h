@@ -1,7 +1,8 @@
 // Kernels as ordinary C++: a block's threads are fibers of one host thread that run until they meet
-// at a barrier or exchange values within their warp. It shows what a kernel computes, and a barrier
-// that not all reach; every other launch runs the fibers in reverse, so that many a missing barrier
-// shows. It knows nothing of speed, of memory ordering between blocks, or of alignment.
+// at a barrier or exchange values within their warp. It shows what a kernel computes, and an exchange
+// that only a part of a warp reaches. Warps run one after the other, in reverse every other launch,
+// each as far as the next barrier: so many a missing barrier shows. It knows nothing of speed, of
+// memory ordering between blocks, or of alignment.
 #pragma once
 
 #include <cuda_fp16.h>
