@@ -1,6 +1,7 @@
-// Selection on the device against kvstore/select over the same pool: the same tokens, the same
-// rows.
+// Selection on the device against its definition, over a pool's rows: the same tokens, the same rows.
 #include <algorithm>
+#include <cmath>
+#include <cstring>
 #include <numeric>
 #include <vector>
 
@@ -54,11 +55,31 @@ class SelectGpuTest : public GpuTest {
   std::vector<PageId> pages_;
 };
 
+// The published index of one page: code = round(K / scale), scale = max |K| / 127 of each channel.
+struct IndexPage {
+  std::vector<int8_t> codes;  // [head_dim][page_tokens]
+  std::vector<float> scale;   // [head_dim]
+
+  IndexPage(const PoolView& pool, int32_t head, PageId page) {
+    const int32_t d = pool.shape().head_dim;
+    const BFloat16* rows = pool.Rows(0, head, page);
+    const float* kmax = pool.Kmax(0, head, page);
+    for (int32_t c = 0; c < d; ++c) {
+      scale.push_back(kmax[c] / 127.0f);
+      for (int32_t t = 0; t < kPageTokens; ++t) {
+        const float key = ToFloat(rows[int64_t{2} * t * d + c]);
+        codes.push_back(static_cast<int8_t>(scale[c] > 0 ? std::nearbyint(key / scale[c]) : 0));
+      }
+    }
+  }
+};
+
 // The device's lists over the pool in mapped memory, and where the answer goes.
 struct Call {
   std::vector<const std::byte*> keys;
   std::vector<const float*> scales;
   std::vector<const BFloat16*> rows;
+  std::vector<DeviceBuffer> index;  // codes and scales of each head and page
   DeviceBuffer q, kmax, out_tokens, out_rows;
   DeviceSelection selection;
 
@@ -70,8 +91,10 @@ struct Call {
       const std::span<const float> of = running.Of(0, head);
       host_kmax.insert(host_kmax.end(), of.begin(), of.end());
       for (const PageId page : pages) {
-        keys.push_back(reinterpret_cast<const std::byte*>(pool.Index(0, head, page)));
-        scales.push_back(pool.IndexScale(0, head, page));
+        const IndexPage host(pool, head, page);
+        keys.push_back(Place(ops, std::as_bytes(std::span(host.codes))));
+        scales.push_back(reinterpret_cast<const float*>(
+            Place(ops, std::as_bytes(std::span(host.scale)))));
         rows.push_back(pool.Rows(0, head, page));
       }
     }
@@ -98,6 +121,12 @@ struct Call {
     selection.rows = out_rows.As<BFloat16>();
   }
 
+  const std::byte* Place(Backend& ops, std::span<const std::byte> bytes) {
+    index.push_back(*ops.Allocate(static_cast<int64_t>(bytes.size())));
+    ops.Upload(bytes, index.back().data());
+    return index.back().data();
+  }
+
   Selection Run(Backend& ops, DeviceSelect& select) {
     select.Select(selection);
     Selection got = {.count = selection.Count(), .tokens = {}, .rows = {}};
@@ -109,7 +138,50 @@ struct Call {
   }
 };
 
-TEST_F(SelectGpuTest, TheIndexGivesTheTokensAndRowsOfTheHost) {
+std::vector<int32_t> BestOf(std::span<const float> scores, int32_t sink, int32_t count) {
+  std::vector<float> block_max;
+  std::vector<int32_t> survivors, tokens;
+  TopK(scores.subspan(sink), count, block_max, survivors, &tokens);
+  for (int32_t& token : tokens) token += sink;
+  return tokens;
+}
+
+// The published rule (ALGORITHM §3.3-3.4) over that index: mean query, one product and one sum a
+// channel in order, ties to the lower token.
+Selection SelectFromIndex(const PoolView& pool, std::span<const PageId> pages,
+                          const RunningKmax& running, std::span<const float> q,
+                          const SelectParams& params) {
+  const int32_t d = pool.shape().head_dim;
+  const auto tokens = static_cast<int32_t>(pages.size()) * kPageTokens;
+  Selection want;
+  want.count = std::min(params.top_k, std::max(0, tokens - params.sink_tokens));
+  for (int32_t head = 0; head < kKvHeads; ++head) {
+    std::vector<float> q_mean(d), scores;
+    std::vector<int32_t> channels;
+    GroupMean(q.subspan(int64_t{head} * kGroup * d, kGroup * d), &q_mean);
+    CriticalChannels(q_mean, running.Of(0, head), params.channels, &channels);
+    for (const PageId page : pages) {
+      const IndexPage index(pool, head, page);
+      for (int32_t t = 0; t < kPageTokens; ++t) {
+        float score = 0;
+        for (const int32_t c : channels) {
+          score = cuda::AddTerm(score, cuda::MulRounded(q_mean[c], index.scale[c]),
+                                index.codes[c * kPageTokens + t]);
+        }
+        scores.push_back(score);
+      }
+    }
+    for (const int32_t token : BestOf(scores, params.sink_tokens, want.count)) {
+      want.tokens.push_back(token);
+      const BFloat16* row = pool.Rows(0, head, pages[token / kPageTokens]) +
+                            int64_t{token % kPageTokens} * 2 * d;
+      want.rows.insert(want.rows.end(), row, row + 2 * d);
+    }
+  }
+  return want;
+}
+
+TEST_F(SelectGpuTest, ThePublishedIndexGivesTheTokensAndRowsOfItsDefinition) {
   for (const int32_t head_dim : {64, 128}) {
     for (const int32_t pages : {1, 2, 5, 33}) {
       for (const SelectParams params :
@@ -122,16 +194,7 @@ TEST_F(SelectGpuTest, TheIndexGivesTheTokensAndRowsOfTheHost) {
         RunningKmax running(pool.shape());
         running.Extend(pool, pages_);
         const HostMatrix q = RandomMatrix(1, int64_t{kKvHeads} * kGroup * head_dim, pages);
-        const SelectInput input = {.pool = &pool,
-                                   .layer = 0,
-                                   .sealed_pages = pages_,
-                                   .kmax = &running,
-                                   .q = q.row(0),
-                                   .params = params};
-        SelectScratch scratch;
-        Selection want;
-        Select(input, scratch, &want);
-        ASSERT_TRUE(Gather(input, &want).ok());
+        const Selection want = SelectFromIndex(pool, pages_, running, q.row(0), params);
         Call call(*ops_, pool, pages_, running, q, params);
         const Selection got = call.Run(*ops_, *select_);
         EXPECT_EQ(got.tokens, want.tokens);
@@ -165,11 +228,7 @@ std::vector<int32_t> SelectFromSketch(std::span<const std::vector<std::byte>> sk
       scores.push_back(score);
     }
   }
-  std::vector<float> block_max;
-  std::vector<int32_t> survivors, tokens;
-  TopK(std::span(scores).subspan(sink), count, block_max, survivors, &tokens);
-  for (int32_t& token : tokens) token += sink;
-  return tokens;
+  return BestOf(scores, sink, count);
 }
 
 TEST_F(SelectGpuTest, ASketchIsTheKeysOfAQuantizedPageAndSelectsAsItsArithmeticSays) {

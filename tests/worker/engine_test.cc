@@ -335,7 +335,7 @@ TEST_F(EngineTest, BelowTheFloorTheBudgetDoublesAndIsKeptForTheNextTurn) {
 }
 
 TEST_F(EngineTest, BeyondTheLargestBudgetAttentionIsExactLikeTheFullCaches) {
-  const Variant strict = {.top_k = 4096, .check_every_tokens = 1, .mass_floor = 0.99999f,
+  const Variant strict = {.top_k = 4096, .check_every_tokens = 1, .mass_floor = 0.9999999f,
                           .quantizes = false};
   const auto engine = MakeEngine(strict);
   const auto prompt = RandomIds(7000, 10);  // far more candidates than the largest budget

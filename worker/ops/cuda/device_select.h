@@ -1,6 +1,6 @@
 // Selection of dominant rows on the device (ALGORITHM §3.3-3.5): critical channels, approximate
-// scores, exact top-k, gather; no CPU in the loop. The same tokens as kvstore/select from the same
-// index. Knows no CUDA header; a CUDA backend has one (worker/ops/cuda_loader.h).
+// scores, exact top-k, gather; no CPU in the loop. The published rule: the store's own index and rule
+// (docs/decisions/0004-selection.md) have no kernel yet. Knows no CUDA header; a CUDA backend has one (worker/ops/cuda_loader.h).
 #pragma once
 
 #include <algorithm>
@@ -21,8 +21,9 @@ struct DeviceSelection {
   int32_t channels = 8, top_k = 128, sink_tokens = 8;
   const float* kmax = nullptr;  // [kv_heads][head_dim], over all pages
   int32_t pages = 0;            // of each KV head, in order
-  // Keys of each page, [kv_heads][pages]: with bits 0 the store's int8 index and its scales
-  // (kvstore/layout.h), with 2 or 4 the key sketch (SketchPage).
+  // Keys of each page, [kv_heads][pages]: with bits 0 the published 8-bit index, channel-major codes
+  // [head_dim][page_tokens] = round(K / scale) with scale = max |K| / 127 of each channel; with 2 or 4
+  // the key sketch (SketchPage).
   int32_t bits = 0;
   std::span<const std::byte* const> keys;
   std::span<const float* const> key_scales;    // of the index; else empty
