@@ -45,7 +45,7 @@ TEST(LayerPolicyTest, JsonRoundTripKeepsEveryField) {
 
 TEST(LayerPolicyTest, AnyFieldThatChangesTokensChangesTheFingerprint) {
   const LayerPolicy base = SomePolicy();
-  std::vector<LayerPolicy> others(13, base);
+  std::vector<LayerPolicy> others(14, base);
   others[0].quantized_layers = {0};
   others[1].bits = 2;
   others[2].residual_tokens = 64;
@@ -59,6 +59,7 @@ TEST(LayerPolicyTest, AnyFieldThatChangesTokensChangesTheFingerprint) {
   others[10].select.rescore_extra = 0;
   others[11].layer_top_k = {1, 2, 3, 4};
   others[12].layer_top_k = {1, 2, 3, 5};
+  others[13].mass_floor = 0.9f;
   for (size_t i = 0; i < others.size(); ++i) {
     EXPECT_NE(others[i].fingerprint(), base.fingerprint()) << "field " << i;
   }
@@ -89,6 +90,15 @@ TEST(LayerPolicyTest, TheDefaultSelectsByHeadsAndLooksTwice) {
   EXPECT_EQ(LayerPolicy::Default("m", Weights(1), narrow).select.channels, 16);
 }
 
+// A check changes tokens only where a floor follows from it.
+TEST(LayerPolicyTest, HowOftenChecksAreMadeCountsOnlyWithAFloor) {
+  LayerPolicy seldom = SomePolicy(), often = SomePolicy();
+  often.check_every_tokens = 8;
+  EXPECT_EQ(seldom.fingerprint(), often.fingerprint());
+  seldom.mass_floor = often.mass_floor = 0.9f;
+  EXPECT_NE(seldom.fingerprint(), often.fingerprint());
+}
+
 TEST(LayerPolicyTest, TheSelectorDoesNotChangeTheFingerprint) {
   LayerPolicy store = SomePolicy();
   store.selector = Selector::kStore;
@@ -116,6 +126,17 @@ TEST(LayerPolicyTest, BadValuesAreNamedWithValueAndLimit) {
   policy.layer_top_k = {1, 2, 3, 0};
   EXPECT_THAT(MessageOf(policy.Validate(SmallModel(), Weights(1))),
               HasSubstr("layer_top_k is 0, limit 1..4096"));
+  policy = SomePolicy();
+  policy.mass_floor = 1.0f;
+  EXPECT_THAT(MessageOf(policy.Validate(SmallModel(), Weights(1))),
+              HasSubstr("mass_floor is 1, limit 0 to below 1"));
+  policy.mass_floor = 0.9f;
+  policy.check_every_tokens = 0;
+  EXPECT_THAT(MessageOf(policy.Validate(SmallModel(), Weights(1))),
+              HasSubstr("needs check_every_tokens above 0"));
+  policy.check_every_tokens = -1;
+  EXPECT_THAT(MessageOf(policy.Validate(SmallModel(), Weights(1))),
+              HasSubstr("check_every_tokens is -1"));
   policy = SomePolicy();
   policy.bits = 3;
   EXPECT_THAT(MessageOf(policy.Validate(SmallModel(), Weights(1))), HasSubstr("bits is 3"));
