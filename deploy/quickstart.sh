@@ -7,8 +7,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 document=deploy/quickstart/engineers-thumb.txt
-question='Answer in one short sentence: What is the name of the man who hired the engineer?'
-answer_has='Stark'
+question='What is the profession of Victor Hatherley?'
+answer_has='hydraulic'
 follow_up='Which town did the train go to?'
 follow_up_has='Reading'
 tailor=build/release/bin/tailor
