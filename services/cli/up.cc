@@ -68,7 +68,8 @@ void AddResourceFlags(CLI::App& command, UpOptions& options) {
       ->envname("TAILOR_WORKER_MEMORY_BYTES");
   command
       .add_option("--backend", options.backend,
-                  "Where the model runs: cuda, cpu, or auto (cuda when a device answers)")
+                  "Where the model runs: cpu (the default), cuda (no GPU has run it yet), or auto\n"
+                  "(cuda when a device answers)")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->envname("TAILOR_BACKEND");
   command

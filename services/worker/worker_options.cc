@@ -34,7 +34,7 @@ const std::map<std::string, QueryMode> kQueryNames = {{"exact", QueryMode::kExac
 
 // Text of the enum flags, resolved after parsing.
 struct EnumTexts {
-  std::string attention = "hybrid", backend = "auto", selector, query;
+  std::string attention = "hybrid", backend = "cpu", selector, query;
 };
 
 void AddModelFlags(CLI::App& app, WorkerOptions& options, EnumTexts& texts) {
@@ -95,7 +95,8 @@ void AddEngineFlags(CLI::App& app, WorkerOptions& options) {
 
 void AddDeviceFlags(CLI::App& app, WorkerOptions& options, EnumTexts& texts) {
   app.add_option("--backend", texts.backend,
-                 "Where the model runs: cuda, cpu, or auto (cuda when a device answers)")
+                 "Where the model runs: cpu, cuda (no GPU has run it yet), or auto (cuda when a device\n"
+                 "answers)")
       ->check(CLI::IsMember(kBackendNames))
       ->capture_default_str()
       ->envname("TAILOR_WORKER_BACKEND");

@@ -30,6 +30,7 @@ TEST(WorkerOptionsTest, FlagsReachTheOptions) {
   EXPECT_EQ(parsed.options->attention_default, AttentionMode::kFull);
   EXPECT_EQ(parsed.options->threads, 3);
   EXPECT_EQ(parsed.options->backend, BackendChoice::kCuda);
+  EXPECT_EQ(WorkerOptions{}.backend, BackendChoice::kCpu) << "no GPU has passed tests/gpu yet";
   EXPECT_EQ(parsed.options->device, 1);
   EXPECT_EQ(parsed.options->device_memory_bytes, int64_t{20} << 30);
   EXPECT_EQ(parsed.options->ready_fd, 3);
