@@ -259,8 +259,8 @@ void PageStore::TruncateToPages(Sequence& sequence, int64_t pages) {
 void PageStore::Release(Sequence& sequence) {
   sequence.committed = Committed(sequence);
   SequenceSlot* slot = arena_.slot(sequence.slot);
-  sequence.budget_doublings =
-      BudgetDoublings(slot->budget.exchange(0, std::memory_order_relaxed), sequence.committed);
+  sequence.budget = slot->budget.exchange(0, std::memory_order_relaxed);
+  sequence.budget_doublings = BudgetDoublings(sequence.budget, sequence.committed);
   slot->generation.store(0, std::memory_order_release);
   slot->committed_tokens.store(0, std::memory_order_release);
   free_slots_.push_back(sequence.slot);
@@ -363,7 +363,14 @@ absl::StatusOr<StoreGrant> PageStore::OpenSequence(LeaseId lease, uint64_t pool_
   }
   if (!history.empty()) {
     const int64_t agreeing = AgreeingTokens(*sequence, history);
-    if (agreeing < sequence->committed) {
+    const int64_t sealed_tokens = sequence->sealed * kPageTokens;
+    if (agreeing < sequence->committed && agreeing >= sealed_tokens &&
+        agreeing == static_cast<int64_t>(history.size())) {
+      // The worker was ahead of who asks: its last rows go, those before stay as they were made.
+      TruncateToPages(*sequence, PagesFor(agreeing));
+      sequence->committed = agreeing;
+      sequence->budget_doublings = BudgetDoublings(sequence->budget, agreeing);
+    } else if (agreeing < sequence->committed) {
       const int64_t pages = std::min(agreeing / kPageTokens, sequence->sealed);
       TruncateToPages(*sequence, pages);
       sequence->committed = pages * kPageTokens;

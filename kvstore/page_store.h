@@ -105,6 +105,7 @@ class PageStore {
     std::vector<PageId> pages;
     int64_t sealed = 0;
     int64_t committed = 0;   // while detached; attached: the slot's
+    uint64_t budget = 0;           // the slot's word when the lease ended
     int32_t budget_doublings = 0;  // while detached; attached: the slot's
     int64_t exact_pages = 0;  // leading sealed pages that came from exact prefill
     Fingerprint link;        // prefix chain over the sealed pages

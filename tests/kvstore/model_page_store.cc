@@ -168,7 +168,12 @@ Code ModelPageStore::OpenSequence(uint64_t lease, int pool, const SequenceKey& k
     const int64_t agreeing =
         std::mismatch(tokens.begin(), tokens.end(), history.begin(), history.end()).first -
         tokens.begin();
-    if (!history.empty() && agreeing < (*out)->committed) {
+    if (!history.empty() && agreeing < (*out)->committed &&
+        agreeing >= (*out)->sealed * kPageTokens &&
+        agreeing == static_cast<int64_t>(history.size())) {
+      CutBack(**out, PagesFor(agreeing));
+      (*out)->committed = agreeing;
+    } else if (!history.empty() && agreeing < (*out)->committed) {
       CutBack(**out, std::min(agreeing / kPageTokens, (*out)->sealed));
     }
   }
