@@ -286,6 +286,25 @@ TEST_F(EngineTest, AResumedTurnGoesOnBitForBitLikeOneThatNeverBrokeOff) {
   }
 }
 
+// The dead worker had committed more than anybody saw, behind an earlier answer in open pages: those
+// decoded rows must stay as they were made.
+TEST_F(EngineTest, AResumedSecondTurnKeepsTheDecodedRowsOfTheFirst) {
+  const auto prompt = RandomIds(600, 11), question = RandomIds(9, 12);
+  const auto engine = MakeEngine({.top_k = 8});
+  const Outcome first = Run(*engine, Request("whole", prompt, 30));
+  ASSERT_TRUE(engine->Fork({"t", "whole"}, {"t", "struck"}).ok());
+  const auto history = Concat(Concat(prompt, first.tokens), question);
+  const Outcome whole = Run(*engine, Request("whole", history, 20));
+  (void)Run(*engine, Request("struck", history, 12));
+  TurnRequest rest =
+      Request("struck", Concat(history, {whole.tokens.begin(), whole.tokens.begin() + 7}), 13);
+  rest.resumed_tokens = 7;
+  const Outcome resumed = Run(*engine, rest);
+  ASSERT_TRUE(resumed.result.ok()) << resumed.result.status();
+  EXPECT_THAT(resumed.logprobs, ::testing::ElementsAreArray(whole.logprobs.begin() + 7,
+                                                            whole.logprobs.end()));
+}
+
 TEST_F(EngineTest, ChecksAloneChangeNoTokenAndReportWhatWasSeen) {
   const auto prompt = RandomIds(700, 6);
   const Outcome unchecked =
