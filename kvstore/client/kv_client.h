@@ -106,8 +106,8 @@ class KvClient {
   // (same fingerprints, other shape).
   virtual absl::StatusOr<PoolView> OpenPool(const PoolSpec& spec) = 0;
   // Attaches the sequence `key`, or creates it. `history` are the ids the caller wants: what is kept
-  // agrees with a prefix of it (a detached sequence that differs is cut back to the last sealed page
-  // before the difference; a new one starts from the longest sealed prefix of its tenant). Empty:
+  // agrees with a prefix of it (a detached sequence that is merely longer is cut to it, one that
+  // differs to the last sealed page before the difference; a new one starts from the longest sealed prefix of its tenant). Empty:
   // attaches what is kept, as it is. Errors: AlreadyExists when a live lease has it; NotFound when
   // nothing is kept and `history` is empty; ResourceExhausted when too many are attached.
   virtual absl::StatusOr<SequenceGrant> OpenSequence(const SequenceKey& key,
