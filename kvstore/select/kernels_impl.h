@@ -6,6 +6,7 @@
 #include <immintrin.h>
 
 #include <cstring>
+#include <limits>
 
 #include "kvstore/select/kernels.h"
 #include "kvstore/select/key_codes.h"
@@ -244,13 +245,18 @@ inline void ScorePageLoop(std::span<const uint8_t* const> codes, const int8_t* w
 }
 
 inline ScoreShare ExponentsLoop(float* scores, int64_t n) {
-  Floats16 largest = Load(scores), sum = All(0);
-  for (int64_t t = kLanes; t < n; t += kLanes) largest = Larger(Load(scores + t), largest);
+  Floats16 largest = All(-std::numeric_limits<float>::infinity()), sum = All(0);
+  for (int64_t t = 0; t < n; t += kLanes) largest = Larger(Load(scores + t), largest);
   const float max = Largest(largest);
-  for (int64_t t = 0; t < n; t += kLanes) {
-    const Floats16 exponent = Exp2Lanes(Load(scores + t) + All(-max));
-    Store(exponent, scores + t);
-    sum = sum + exponent;
+  for (int64_t first = 0; first < n; first += kPageTokens) {
+    const int64_t end = std::min<int64_t>(first + kPageTokens, n);
+    Floats16 page = All(0);
+    for (int64_t t = first; t < end; t += kLanes) {
+      const Floats16 exponent = Exp2Lanes(Load(scores + t) + All(-max));
+      Store(exponent, scores + t);
+      page = page + exponent;
+    }
+    sum = sum + page;
   }
   return {.largest = max, .factor = 1.0f / Sum(sum)};
 }

@@ -197,6 +197,47 @@ TEST(Exponents, AreExp2OfTheDistanceToTheLargestAndEveryLevelGivesTheSameBits) {
   }
 }
 
+// So a device may add pages side by side.
+TEST(Exponents, AreAddedByLanesOfAPageThenByPagesThenByHalvesOfTheLanes) {
+  constexpr int64_t kPages = 40;
+  std::vector<float> scores = Normal(kPages * kPageTokens, 3);
+  for (float& score : scores) score *= 9;
+  const float largest = *std::max_element(scores.begin(), scores.end());
+  volatile float lanes[16] = {};
+  for (int64_t page = 0; page < kPages; ++page) {
+    for (int lane = 0; lane < 16; ++lane) {
+      volatile float sum = 0;
+      for (int t = lane; t < kPageTokens; t += 16) {
+        sum = sum + Exp2(scores[page * kPageTokens + t] - largest);
+      }
+      lanes[lane] = lanes[lane] + sum;
+    }
+  }
+  for (int half = 8; half > 0; half /= 2) {
+    for (int lane = 0; lane < half; ++lane) lanes[lane] = lanes[lane] + lanes[lane + half];
+  }
+  for (const Version& version : Versions()) {
+    std::vector<float> got = scores;
+    const ScoreShare share =
+        version.kernels->exponents(got.data(), static_cast<int64_t>(got.size()));
+    EXPECT_EQ(Bits(share.factor), Bits(1.0f / lanes[0])) << version.name;
+  }
+}
+
+TEST(Exponents, NaNHasNoPartInTheLargestWhereverItStands) {
+  for (const int nan : {0, 3, 15, 16, 130}) {
+    std::vector<float> scores = Normal(2 * kPageTokens, 8);
+    scores[nan] = NAN;
+    float largest = -INFINITY;
+    for (const float score : scores) largest = score > largest ? score : largest;
+    for (const Version& version : Versions()) {
+      std::vector<float> got = scores;
+      EXPECT_EQ(version.kernels->exponents(got.data(), 2 * kPageTokens).largest, largest)
+          << version.name << " token " << nan;
+    }
+  }
+}
+
 TEST(Dot, IsTheSumOfProductsAndEveryLevelGivesTheSameBits) {
   for (const int32_t head_dim : {16, 64, 80, 128}) {
     const std::vector<float> q = Normal(head_dim, head_dim), k = Normal(head_dim, 1 + head_dim);
