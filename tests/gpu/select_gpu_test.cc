@@ -1,24 +1,41 @@
-// Selection on the device against its definition, over a pool's rows: the same tokens, the same rows.
+// Selection on the device against kvstore/select on the same pages: the same tokens, the same rows.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <numeric>
+#include <limits>
+#include <random>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kvstore/page_index.h"
-#include "kvstore/select/critical_channels.h"
 #include "kvstore/select/select.h"
-#include "kvstore/select/top_k.h"
 #include "tests/gpu/gpu_test.h"
 #include "worker/ops/cuda/device_select.h"
-#include "worker/ops/cuda/select_math.h"
-#include "worker/ops/quantize_page.h"
 
 namespace tailor {
 namespace {
 
-constexpr int32_t kKvHeads = 2, kGroup = 4;
+struct Heads {
+  int32_t kv_heads, group, head_dim;
+};
+
+// Keys that a test chooses: value(head, token, channel).
+using KeyFn = float (*)(std::mt19937_64& random, int32_t head, int32_t token, int32_t channel);
+
+float NormalKey(std::mt19937_64& random, int32_t, int32_t, int32_t) {
+  std::normal_distribution<float> normal;
+  return normal(random);
+}
+// Whole pages alike, few values: ties everywhere.
+float TiedKey(std::mt19937_64&, int32_t head, int32_t token, int32_t channel) {
+  return static_cast<float>((token % 5 * 3 + channel * (head + 1)) % 4) - 1.0f;
+}
+float ZeroKey(std::mt19937_64&, int32_t, int32_t, int32_t) { return 0.0f; }
+// Bits of every kind: NaN, infinities, the largest and smallest numbers.
+float AnyKey(std::mt19937_64& random, int32_t, int32_t, int32_t) {
+  return random() % 8 == 0 ? std::bit_cast<float>(static_cast<uint32_t>(random()))
+                           : static_cast<float>(random() % 100) / 50.0f - 1.0f;
+}
 
 class SelectGpuTest : public GpuTest {
  protected:
@@ -26,252 +43,210 @@ class SelectGpuTest : public GpuTest {
     GpuTest::SetUp();
     if (IsSkipped() || HasFatalFailure()) return;
     if (TestsRunOnCpu()) GTEST_SKIP() << "the CPU backend selects by kvstore/select itself";
-    auto module = CudaModule::Open(TestedModule());
-    ASSERT_TRUE(module.ok()) << module.status();
-    select_ = module->Select(ops_.get());
+    ASSERT_NE(ops_->device_select(), nullptr);
   }
 
-  // A pool of one sparse layer whose pages are written and sealed; equal keys make ties.
-  PoolView MakePool(int32_t head_dim, int32_t pages) {
-    const PoolShape shape = {
-        .layers = 1, .kv_heads = kKvHeads, .head_dim = head_dim, .sparse_layers = {0}};
-    const PoolLayout layout = *PoolLayout::Make(shape, pages);
-    const PoolView pool(Pages(layout.bytes()).data(), layout);
-    pages_.resize(pages);
+  // A pool of three layers, 0 dense, whose pages are written, sealed and mapped; a backend of its own,
+  // because the pool before is no longer mapped.
+  void MakePool(const Heads& heads, int32_t pages, KeyFn key, uint64_t seed) {
+    GpuTest::SetUp();
+    const PoolShape shape = {.layers = 3,
+                             .kv_heads = heads.kv_heads,
+                             .head_dim = heads.head_dim,
+                             .sparse_layers = {1, 2}};
+    const PoolLayout layout = *PoolLayout::Make(shape, pages + 2);
+    pool_ = PoolView(Pages(layout.bytes()).data(), layout);
+    ASSERT_TRUE(ops_->MapHostMemory(pool_.bytes()).ok());
+    std::mt19937_64 random(seed);
+    pages_.clear();
     for (int32_t p = 0; p < pages; ++p) {
-      pages_[p] = PageId{static_cast<uint32_t>((p * 7 + 3) % pages)};  // not in order
-    }
-    for (int32_t p = 0; p < pages; ++p) {
-      for (int32_t head = 0; head < kKvHeads; ++head) {
-        std::vector<BFloat16> rows = RandomRows(kPageTokens, head_dim, p % 3 * 10 + head);
-        std::copy(rows.begin(), rows.end(), pool.Rows(0, head, PageId{static_cast<uint32_t>(p)}));
+      pages_.push_back(PageId{static_cast<uint32_t>(pages - p)});  // not in order, a gap at either end
+      for (int32_t layer = 0; layer < 3; ++layer) {
+        for (int32_t head = 0; head < heads.kv_heads; ++head) {
+          BFloat16* rows = pool_.Rows(layer, head, pages_[p]);
+          for (int32_t i = 0; i < kPageTokens * 2 * heads.head_dim; ++i) {
+            const int32_t t = i / (2 * heads.head_dim), c = i % (2 * heads.head_dim);
+            rows[i] = ToBFloat16(c < heads.head_dim
+                                     ? key(random, head, p * kPageTokens + t, c)
+                                     : static_cast<float>(p * kPageTokens + t));
+          }
+        }
       }
-      SealPage(pool, PageId{static_cast<uint32_t>(p)});
+      SealPage(pool_, pages_[p]);
     }
-    return pool;
   }
 
-  DeviceSelect* select_ = nullptr;
+  Selection Want(int32_t layer, std::span<const float> q, const SelectParams& params) {
+    RunningKmax kmax(pool_.shape());
+    kmax.Extend(pool_, pages_);
+    const SelectInput input = {.pool = &pool_,
+                               .layer = layer,
+                               .sealed_pages = pages_,
+                               .kmax = &kmax,
+                               .q = q,
+                               .params = params};
+    SelectScratch scratch;
+    Selection want;
+    Select(input, scratch, &want);
+    EXPECT_TRUE(Gather(input, &want).ok());
+    return want;
+  }
+
+  // Of the index where it lies in the pool, or of a sketch of it.
+  enum class IndexIn { kPool, kSketch };
+  Selection Got(int32_t layer, std::span<const float> q, const SelectParams& params, IndexIn from) {
+    const PoolShape& shape = pool_.shape();
+    const auto kv_heads = shape.kv_heads, d = shape.head_dim, slices = 2 * kv_heads;
+    IndexStrides strides = {.codes = pool_.layout().pages() * d * kIndexCodeBytes,
+                            .params = pool_.layout().pages() * d,
+                            .rows = pool_.layout().pages() * kPageTokens * 2 * d};
+    std::vector<IndexPage> pages;
+    for (const PageId page : pages_) {
+      pages.push_back({pool_.Index(0, 0, page), pool_.IndexScale(0, 0, page),
+                       pool_.IndexMin(0, 0, page),
+                       reinterpret_cast<const uint16_t*>(pool_.Rows(0, 0, page))});
+    }
+    const DeviceBuffer sketches = *ops_->Allocate(
+        SketchBytes(slices, d) * static_cast<int64_t>(pages.size()), MemoryKind::kSketch);
+    if (from == IndexIn::kSketch) {
+      std::vector<std::byte*> to;
+      for (size_t p = 0; p < pages.size(); ++p) {
+        to.push_back(sketches.data() + SketchBytes(slices, d) * static_cast<int64_t>(p));
+      }
+      ops_->device_select()->CopyIndex(pages, strides, slices, d, to);
+      for (size_t p = 0; p < pages.size(); ++p) {
+        pages[p] = SketchPage(to[p], slices, d, pages[p].rows);
+      }
+      strides.codes = int64_t{d} * kIndexCodeBytes;
+      strides.params = d;
+    }
+    const DeviceBuffer table = *ops_->Allocate(static_cast<int64_t>(pages.size() * sizeof(IndexPage)));
+    ops_->Upload(std::as_bytes(std::span(pages)), table.data());
+    const DeviceBuffer device_q = *ops_->Allocate(static_cast<int64_t>(q.size_bytes()));
+    ops_->Upload(std::as_bytes(q), device_q.data());
+    RunningKmax running(shape);
+    running.Extend(pool_, pages_);
+    const int32_t rank = layer - 1;
+    const std::span<const float> kmax(running.Of(rank, 0).data(), kv_heads * d);
+    DeviceSelection selection = {
+        .q = device_q.Matrix<float>(1, static_cast<int64_t>(q.size())),
+        .kv_heads = kv_heads,
+        .head_dim = d,
+        .rule = params.group == GroupRule::kMean ? ScoreRule::kMeanQuery : ScoreRule::kHeadsVote,
+        .channels = params.channels,
+        .top_k = params.top_k,
+        .sink_tokens = params.sink_tokens,
+        .rescore_extra = params.rescore_extra,
+        .kmax = kmax,
+        .pages = table.As<IndexPage>(),
+        .page_count = static_cast<int32_t>(pages.size()),
+        .strides = strides,
+        .index_slice = rank * kv_heads,
+        .row_slice = layer * kv_heads};
+    Selection got = {.count = selection.Count(), .tokens = {}, .rows = {}};
+    got.tokens.resize(int64_t{kv_heads} * got.count);
+    got.rows.resize(got.tokens.size() * 2 * d);
+    const DeviceBuffer tokens = *ops_->Allocate(static_cast<int64_t>(got.tokens.size() * 4 + 4));
+    const DeviceBuffer rows = *ops_->Allocate(static_cast<int64_t>(got.rows.size() * 2 + 2));
+    selection.tokens = tokens.As<int32_t>();
+    selection.rows = rows.As<BFloat16>();
+    ops_->device_select()->Select(selection);
+    ops_->Download(tokens.data(), std::as_writable_bytes(std::span(got.tokens)));
+    ops_->Download(rows.data(), std::as_writable_bytes(std::span(got.rows)));
+    return got;
+  }
+
+  void ExpectSame(int32_t layer, std::span<const float> q, const SelectParams& params) {
+    SCOPED_TRACE(absl::StrCat("layer ", layer, ", ", params.channels, " channels, top ",
+                              params.top_k, ", sink ", params.sink_tokens, ", extra ",
+                              params.rescore_extra, ", heads ",
+                              params.group == GroupRule::kHeads, ", pages ", pages_.size()));
+    const Selection want = Want(layer, q, params);
+    for (const IndexIn from : {IndexIn::kPool, IndexIn::kSketch}) {
+      const Selection got = Got(layer, q, params, from);
+      ASSERT_EQ(got.count, want.count);
+      EXPECT_EQ(got.tokens, want.tokens) << "from the sketch: " << (from == IndexIn::kSketch);
+      EXPECT_EQ(std::memcmp(got.rows.data(), want.rows.data(), want.rows.size() * 2), 0);
+    }
+  }
+
+  PoolView pool_;
   std::vector<PageId> pages_;
 };
 
-// The published index of one page: code = round(K / scale), scale = max |K| / 127 of each channel.
-struct IndexPage {
-  std::vector<int8_t> codes;  // [head_dim][page_tokens]
-  std::vector<float> scale;   // [head_dim]
+constexpr GroupRule kMean = GroupRule::kMean, kHeads = GroupRule::kHeads;
 
-  IndexPage(const PoolView& pool, int32_t head, PageId page) {
-    const int32_t d = pool.shape().head_dim;
-    const BFloat16* rows = pool.Rows(0, head, page);
-    const float* kmax = pool.Kmax(0, head, page);
-    for (int32_t c = 0; c < d; ++c) {
-      scale.push_back(kmax[c] / 127.0f);
-      for (int32_t t = 0; t < kPageTokens; ++t) {
-        const float key = ToFloat(rows[int64_t{2} * t * d + c]);
-        codes.push_back(static_cast<int8_t>(scale[c] > 0 ? std::nearbyint(key / scale[c]) : 0));
-      }
-    }
-  }
-};
-
-// The device's lists over the pool in mapped memory, and where the answer goes.
-struct Call {
-  std::vector<const std::byte*> keys;
-  std::vector<const float*> scales;
-  std::vector<const BFloat16*> rows;
-  std::vector<DeviceBuffer> index;  // codes and scales of each head and page
-  DeviceBuffer q, kmax, out_tokens, out_rows;
-  DeviceSelection selection;
-
-  Call(Backend& ops, const PoolView& pool, std::span<const PageId> pages,
-       const RunningKmax& running, const HostMatrix& host_q, const SelectParams& params) {
-    const int32_t d = pool.shape().head_dim;
-    std::vector<float> host_kmax;
-    for (int32_t head = 0; head < kKvHeads; ++head) {
-      const std::span<const float> of = running.Of(0, head);
-      host_kmax.insert(host_kmax.end(), of.begin(), of.end());
-      for (const PageId page : pages) {
-        const IndexPage host(pool, head, page);
-        keys.push_back(Place(ops, std::as_bytes(std::span(host.codes))));
-        scales.push_back(reinterpret_cast<const float*>(
-            Place(ops, std::as_bytes(std::span(host.scale)))));
-        rows.push_back(pool.Rows(0, head, page));
-      }
-    }
-    q = *ops.Allocate(host_q.cols * 4);
-    ops.Upload(std::as_bytes(host_q.row(0)), q.data());
-    kmax = *ops.Allocate(static_cast<int64_t>(host_kmax.size() * 4));
-    ops.Upload(std::as_bytes(std::span(host_kmax)), kmax.data());
-    selection = {.q = q.Matrix<float>(1, host_q.cols),
-                 .kv_heads = kKvHeads,
-                 .head_dim = d,
-                 .channels = params.channels,
-                 .top_k = params.top_k,
-                 .sink_tokens = params.sink_tokens,
-                 .kmax = kmax.As<float>(),
-                 .pages = static_cast<int32_t>(pages.size()),
-                 .bits = 0,
-                 .keys = keys,
-                 .key_scales = scales,
-                 .row_pages = rows};
-    const int64_t count = int64_t{kKvHeads} * selection.Count();
-    out_tokens = *ops.Allocate(count * 4);
-    out_rows = *ops.Allocate(count * 2 * d * 2);
-    selection.tokens = out_tokens.As<int32_t>();
-    selection.rows = out_rows.As<BFloat16>();
-  }
-
-  const std::byte* Place(Backend& ops, std::span<const std::byte> bytes) {
-    index.push_back(*ops.Allocate(static_cast<int64_t>(bytes.size())));
-    ops.Upload(bytes, index.back().data());
-    return index.back().data();
-  }
-
-  Selection Run(Backend& ops, DeviceSelect& select) {
-    select.Select(selection);
-    Selection got = {.count = selection.Count(), .tokens = {}, .rows = {}};
-    got.tokens.resize(int64_t{kKvHeads} * got.count);
-    got.rows.resize(int64_t{kKvHeads} * got.count * 2 * selection.head_dim);
-    ops.Download(out_tokens.data(), std::as_writable_bytes(std::span(got.tokens)));
-    ops.Download(out_rows.data(), std::as_writable_bytes(std::span(got.rows)));
-    return got;
-  }
-};
-
-std::vector<int32_t> BestOf(std::span<const float> scores, int32_t sink, int32_t count) {
-  std::vector<float> block_max;
-  std::vector<int32_t> survivors, tokens;
-  TopK(scores.subspan(sink), count, block_max, survivors, &tokens);
-  for (int32_t& token : tokens) token += sink;
-  return tokens;
-}
-
-// The published rule (ALGORITHM §3.3-3.4) over that index: mean query, one product and one sum a
-// channel in order, ties to the lower token.
-Selection SelectFromIndex(const PoolView& pool, std::span<const PageId> pages,
-                          const RunningKmax& running, std::span<const float> q,
-                          const SelectParams& params) {
-  const int32_t d = pool.shape().head_dim;
-  const auto tokens = static_cast<int32_t>(pages.size()) * kPageTokens;
-  Selection want;
-  want.count = std::min(params.top_k, std::max(0, tokens - params.sink_tokens));
-  for (int32_t head = 0; head < kKvHeads; ++head) {
-    std::vector<float> q_mean(d), scores;
-    std::vector<int32_t> channels;
-    GroupMean(q.subspan(int64_t{head} * kGroup * d, kGroup * d), &q_mean);
-    CriticalChannels(q_mean, running.Of(0, head), params.channels, &channels);
-    for (const PageId page : pages) {
-      const IndexPage index(pool, head, page);
-      for (int32_t t = 0; t < kPageTokens; ++t) {
-        float score = 0;
-        for (const int32_t c : channels) {
-          score = cuda::AddTerm(score, cuda::MulRounded(q_mean[c], index.scale[c]),
-                                index.codes[c * kPageTokens + t]);
-        }
-        scores.push_back(score);
-      }
-    }
-    for (const int32_t token : BestOf(scores, params.sink_tokens, want.count)) {
-      want.tokens.push_back(token);
-      const BFloat16* row = pool.Rows(0, head, pages[token / kPageTokens]) +
-                            int64_t{token % kPageTokens} * 2 * d;
-      want.rows.insert(want.rows.end(), row, row + 2 * d);
-    }
-  }
-  return want;
-}
-
-TEST_F(SelectGpuTest, ThePublishedIndexGivesTheTokensAndRowsOfItsDefinition) {
-  for (const int32_t head_dim : {64, 128}) {
-    for (const int32_t pages : {1, 2, 5, 33}) {
-      for (const SelectParams params :
-           {SelectParams{8, 128, 8}, SelectParams{12, 5, 0}, SelectParams{head_dim, 896, 8}}) {
-        SCOPED_TRACE(absl::StrCat(pages, " pages, top ", params.top_k, ", head_dim ", head_dim));
-        GpuTest::SetUp();  // a backend each: the pool before is no longer mapped
-        select_ = CudaModule::Open(TestedModule())->Select(ops_.get());
-        const PoolView pool = MakePool(head_dim, pages);
-        ASSERT_TRUE(ops_->MapHostMemory(pool.bytes()).ok());
-        RunningKmax running(pool.shape());
-        running.Extend(pool, pages_);
-        const HostMatrix q = RandomMatrix(1, int64_t{kKvHeads} * kGroup * head_dim, pages);
-        const Selection want = SelectFromIndex(pool, pages_, running, q.row(0), params);
-        Call call(*ops_, pool, pages_, running, q, params);
-        const Selection got = call.Run(*ops_, *select_);
-        EXPECT_EQ(got.tokens, want.tokens);
-        EXPECT_EQ(got.rows, want.rows);
-        ops_->Synchronize();
+TEST_F(SelectGpuTest, TheTokensAndRowsAreTheCpusForEveryShapeLengthAndRule) {
+  uint64_t seed = 1;
+  for (const Heads& heads : {Heads{1, 1, 64}, Heads{2, 2, 128}, Heads{3, 3, 64}, Heads{2, 4, 64},
+                             Heads{1, 5, 128}, Heads{1, 8, 64}}) {
+    for (const int32_t pages : {1, 2, 5}) {
+      SCOPED_TRACE(absl::StrCat("seed ", ++seed, ", group ", heads.group, ", d ", heads.head_dim));
+      MakePool(heads, pages, NormalKey, seed);
+      const HostMatrix q =
+          RandomMatrix(1, int64_t{heads.kv_heads} * heads.group * heads.head_dim, seed, 2);
+      for (const SelectParams& params :
+           {SelectParams{24, 40, 8, kHeads, 64}, SelectParams{8, 128, 0, kHeads, 0},
+            SelectParams{8, 60, 8, kMean, 0}, SelectParams{17, 30, 128, kMean, 9},
+            SelectParams{heads.head_dim, 20, 8, kHeads, 20}, SelectParams{1, 7, 3, kHeads, 1},
+            SelectParams{24, 4096, 8, kHeads, 64}}) {
+        ExpectSame(1 + static_cast<int32_t>(seed % 2), q.row(0), params);
       }
     }
   }
 }
 
-// One head's choice from sketches, as select_math.h defines its scores.
-template <int kBits>
-std::vector<int32_t> SelectFromSketch(std::span<const std::vector<std::byte>> sketches,
-                                      std::span<const float> q_mean,
-                                      std::span<const int32_t> channels, int32_t head_dim,
-                                      int32_t sink, int32_t count) {
-  std::vector<float> scores;
-  const cuda::PageBits at = {kBits, head_dim};
-  for (const std::vector<std::byte>& page : sketches) {
-    for (int32_t t = 0; t < kPageTokens; ++t) {
-      float score = 0;
-      for (const int32_t c : channels) {
-        uint16_t planes[kBits], params[2];
-        std::memcpy(planes, page.data() + at.KeyWord(c, t / 16), sizeof(planes));
-        std::memcpy(params, page.data() + at.KeyParam(c, t / 64), sizeof(params));
-        score = cuda::AddTerm(
-            score, q_mean[c],
-            cuda::SketchValue(cuda::FromBf16Bits(params[0]), cuda::FromBf16Bits(params[1]),
-                              cuda::CodeAt<kBits>(planes, t % 16)));
-      }
-      scores.push_back(score);
-    }
+TEST_F(SelectGpuTest, LongHistoriesAddTheirPagesInTheCpusOrder) {
+  MakePool({2, 3, 64}, 150, NormalKey, 5);  // more than FactorKernel takes at once, and a rest
+  for (const uint64_t seed : {1, 2}) {
+    const HostMatrix q = RandomMatrix(1, 2 * 3 * 64, seed, 3);
+    ExpectSame(2, q.row(0), {24, 128, 8, kHeads, 64});
+    ExpectSame(1, q.row(0), {8, 128, 8, kMean, 0});
   }
-  return BestOf(scores, sink, count);
 }
 
-TEST_F(SelectGpuTest, ASketchIsTheKeysOfAQuantizedPageAndSelectsAsItsArithmeticSays) {
-  constexpr int32_t kDim = 128, kPages = 9;
-  const SelectParams params = {16, 100, 8};
-  const PoolView pool = MakePool(kDim, kPages);
-  ASSERT_TRUE(ops_->MapHostMemory(pool.bytes()).ok());
-  RunningKmax running(pool.shape());
-  running.Extend(pool, pages_);
-  const HostMatrix q = RandomMatrix(1, int64_t{kKvHeads} * kGroup * kDim, 1);
-  for (const int32_t bits : {2, 4}) {
-    const QuantizedPageShape shape = {bits, kDim};
-    const int64_t bytes = SketchPageBytes(shape);
-    const DeviceBuffer memory = *ops_->Allocate(bytes * kPages * kKvHeads, MemoryKind::kSketch);
-    Call call(*ops_, pool, pages_, running, q, params);
-    std::vector<int32_t> want;
-    for (int32_t head = 0; head < kKvHeads; ++head) {
-      std::vector<std::vector<std::byte>> sketches;
-      for (int32_t p = 0; p < kPages; ++p) {
-        std::byte* sketch = memory.data() + (head * kPages + p) * bytes;
-        const BFloat16* rows = pool.Rows(0, head, pages_[p]);
-        select_->SketchPage(rows, shape, sketch);
-        call.keys[head * kPages + p] = sketch;
-        std::vector<std::byte> page(shape.PageBytes()), got(bytes);
-        QuantizePageRef(rows, shape, page.data());
-        page.resize(bytes);
-        ops_->Download(sketch, got);
-        ASSERT_EQ(got, page) << bits << " bits, page " << p;
-        sketches.push_back(page);
-      }
-      std::vector<float> q_mean(kDim);
-      std::vector<int32_t> channels;
-      GroupMean(q.row(0).subspan(int64_t{head} * kGroup * kDim, kGroup * kDim), &q_mean);
-      CriticalChannels(q_mean, running.Of(0, head), params.channels, &channels);
-      const auto select = bits == 2 ? SelectFromSketch<2> : SelectFromSketch<4>;
-      const auto tokens =
-          select(sketches, q_mean, channels, kDim, params.sink_tokens, params.top_k);
-      want.insert(want.end(), tokens.begin(), tokens.end());
+TEST_F(SelectGpuTest, TiesGoToTheLowerTokenAsOnTheCpu) {
+  for (const KeyFn key : {TiedKey, ZeroKey}) {
+    MakePool({2, 2, 64}, 4, key, 1);
+    HostMatrix q(1, 2 * 2 * 64);
+    for (int64_t i = 0; i < q.cols; ++i) q.values[i] = static_cast<float>(i % 3) - 1.0f;
+    for (const SelectParams& params : {SelectParams{24, 40, 8, kHeads, 64},
+                                       SelectParams{8, 100, 0, kMean, 0},
+                                       SelectParams{9, 33, 1, kHeads, 0}}) {
+      ExpectSame(1, q.row(0), params);
     }
-    call.selection.bits = bits;
-    call.selection.key_scales = {};
-    EXPECT_EQ(call.Run(*ops_, *select_).tokens, want) << bits << " bits";
+    std::fill(q.values.begin(), q.values.end(), 0.0f);
+    ExpectSame(2, q.row(0), {24, 40, 8, kHeads, 64});
+    ExpectSame(2, q.row(0), {24, 40, 8, kMean, 64});
   }
+}
+
+// A worker may write any bits, and a query may hold any.
+TEST_F(SelectGpuTest, WhatIsNoNumberIsTreatedAsOnTheCpu) {
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const float special[] = {kNan, kInfinity, -kInfinity, 3e38f, 1e-40f, -0.0f, 1e-30f};
+  for (const KeyFn key : {AnyKey, NormalKey}) {
+    MakePool({2, 3, 64}, 3, key, 7);
+    for (uint64_t seed = 0; seed < 10; ++seed) {
+      SCOPED_TRACE(seed);
+      std::mt19937_64 random(seed);
+      HostMatrix q = RandomMatrix(1, 2 * 3 * 64, seed, 1);
+      if (seed == 9) std::fill(q.values.begin(), q.values.end(), 1e-40f);
+      for (uint64_t i = 0; i < 3 * seed; ++i) {
+        q.values[random() % q.values.size()] = special[random() % std::size(special)];
+      }
+      ExpectSame(1, q.row(0), {24, 40, 8, kHeads, 64});
+      ExpectSame(2, q.row(0), {7, 40, 0, kMean, 12});
+      ExpectSame(2, q.row(0), {25, 40, 8, kHeads, 0});
+    }
+  }
+}
+
+TEST_F(SelectGpuTest, ASinkThatFillsTheSealedPagesLeavesNothingToSelect) {
+  MakePool({1, 1, 64}, 1, NormalKey, 3);
+  const HostMatrix q = RandomMatrix(1, 64, 1);
+  ExpectSame(1, q.row(0), {8, 32, 128, kHeads, 64});
 }
 
 }  // namespace

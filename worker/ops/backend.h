@@ -25,6 +25,7 @@
 namespace tailor {
 
 class Backend;
+class DeviceSelect;
 
 // What device memory is for. A backend with a budget accounts every byte to one of these.
 enum class MemoryKind { kWorkspace, kWeights, kCodes, kSketch, kResident, kRowCache };
@@ -93,11 +94,16 @@ class Backend {
   // All ops so far have ended: what they wrote to mapped memory is there for other threads and
   // processes.
   virtual void Synchronize() = 0;
-  // `host` as ops can read it; valid for the ops up to the next Stage. For memory not mapped.
-  virtual const std::byte* Stage(std::span<const std::byte> host) = 0;
+  // `rows` as ops can read them, valid for the ops up to the next Stage: where they are if that is
+  // device memory or mapped, else a copy.
+  virtual const std::byte* Stage(std::span<const std::byte> rows) = 0;
   // The values at `device` as the host can read them; `room` holds them where a copy is needed.
   virtual std::span<const float> ReadBack(std::span<const float> device,
                                           std::vector<float>* room) = 0;
+
+  // Selection of dominant rows by the device itself (worker/ops/cuda/device_select.h), which lives as
+  // long as the backend; null where a host's threads select.
+  virtual DeviceSelect* device_select() { return nullptr; }
 
   // Host work on the backend's threads: fn(unit, worker), worker < host_threads().
   virtual void RunOnHost(int64_t units, absl::FunctionRef<void(int64_t unit, int worker)> fn) = 0;

@@ -62,7 +62,7 @@ class CpuBackend final : public Backend {
   }
   absl::Status MapHostMemory(std::span<std::byte>) override { return absl::OkStatus(); }
   void Synchronize() override {}
-  const std::byte* Stage(std::span<const std::byte> host) override { return host.data(); }
+  const std::byte* Stage(std::span<const std::byte> rows) override { return rows.data(); }
   std::span<const float> ReadBack(std::span<const float> device, std::vector<float>*) override {
     return device;
   }

@@ -51,7 +51,7 @@ absl::StatusOr<CudaModule> CudaModule::Open(const std::filesystem::path& module)
   if (handle == nullptr) return Unusable(dlerror());
   const CudaModule opened(handle);
   for (const char* name : {kCudaModuleVersionName, kCudaModuleProbeName, kCudaModuleCreateName,
-                           kCudaModuleDestroyName, kCudaModuleSelectName}) {
+                           kCudaModuleDestroyName}) {
     if (dlsym(handle, name) == nullptr) {
       return Unusable(absl::StrCat(path.string(), " has no ", name));
     }
@@ -81,10 +81,6 @@ absl::StatusOr<std::unique_ptr<Backend>> CudaModule::MakeBackend(
   if (backend == nullptr) return ToStatus(error);
   // Its destructor is the module's, reached through the vtable: what TailorCudaDestroy calls too.
   return std::unique_ptr<Backend>(backend);
-}
-
-DeviceSelect* CudaModule::Select(Backend* backend) const {
-  return Find<CudaModuleSelectFn>(kCudaModuleSelectName)(backend);
 }
 
 absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaBackendOptions& options) {

@@ -11,8 +11,6 @@
 
 namespace tailor {
 
-class DeviceSelect;
-
 struct CudaBackendOptions {
   int device = 0;
   int64_t memory_bytes =
@@ -31,8 +29,6 @@ class CudaModule {
   absl::Status Probe(int device) const;
   // Errors: Unavailable (no such device), ResourceExhausted (the memory asked for is not free).
   absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const CudaBackendOptions& options) const;
-  // The selection kernels of a backend made by this module.
-  DeviceSelect* Select(Backend* backend) const;
 
  private:
   explicit CudaModule(void* handle) : handle_(handle) {}

@@ -56,6 +56,10 @@ T ValueOf(const Exchanged* lanes, int lane) {
 }  // namespace emulator
 
 inline void __syncthreads() { emulator::SyncBlock(); }
+inline void __syncwarp() {
+  const char nothing = 0;
+  emulator::Exchange(&nothing, sizeof(nothing));
+}
 template <typename T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
   return emulator::ValueOf<T>(emulator::Exchange(&value, sizeof(value)), emulator::Lane() ^ mask);
@@ -78,6 +82,11 @@ T __ldcs(const T* address) {
 inline unsigned atomicAdd(unsigned* address, unsigned value) {
   const unsigned before = *address;
   *address += value;
+  return before;
+}
+inline unsigned atomicMax(unsigned* address, unsigned value) {
+  const unsigned before = *address;
+  *address = before < value ? value : before;
   return before;
 }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }

@@ -14,7 +14,7 @@ constexpr float kLowest = -__builtin_huge_valf();
 
 // A block half a page (64 tokens): the groups of K are its channels, those of V its tokens.
 __global__ void __launch_bounds__(kThreads)
-    QuantizeKernel(const uint16_t* rows, PageBits shape, std::byte* page, bool with_values) {
+    QuantizeKernel(const uint16_t* rows, PageBits shape, std::byte* page) {
   extern __shared__ uint4 shared[];
   const int32_t d = shape.head_dim, pitch = 2 * d + 8, half = blockIdx.x;
   auto* tile = reinterpret_cast<uint16_t*>(shared);  // [64][pitch]
@@ -29,19 +29,13 @@ __global__ void __launch_bounds__(kThreads)
                   reinterpret_cast<uint16_t*>(page + shape.KeyWord(c, half * 4)),
                   reinterpret_cast<uint16_t*>(page + shape.KeyParam(c, half)));
   }
-  const int32_t value_groups = with_values ? d / kGroup : 0;
+  const int32_t value_groups = d / kGroup;
   for (int32_t i = threadIdx.x; i < kGroup * value_groups; i += kThreads) {
     const int32_t token = i / value_groups, group = i % value_groups, whole = half * kGroup + token;
     QuantizeGroup(tile + token * pitch + d + group * kGroup, 1, shape.bits,
                   reinterpret_cast<uint16_t*>(page + shape.ValueWord(whole, group * 4)),
                   reinterpret_cast<uint16_t*>(page + shape.ValueParam(whole, group)));
   }
-}
-
-void LaunchQuantize(const uint16_t* rows, const PageBits& shape, std::byte* page, bool with_values,
-                    cudaStream_t stream) {
-  const size_t bytes = size_t{kGroup} * (2 * shape.head_dim + 8) * sizeof(uint16_t);
-  QuantizeKernel<<<2, kThreads, bytes, stream>>>(rows, shape, page, with_values);
 }
 
 // --- attention ---
@@ -184,14 +178,14 @@ __global__ void __launch_bounds__(kThreads, 4)
   for (int32_t p = call.plan.First(split); p < call.plan.Last(split, call.count); ++p) {
     const std::byte* page = call.pages[int64_t{kv_head} * call.count + p];
     __syncthreads();  // the page before is done with
-    LoadHalf(page, call.shape.SketchBytes(), half);
+    LoadHalf(page, call.shape.HalfBytes(), half);
     __syncthreads();
     float scores[kQueries], largest[kQueries];
     Score<kBits, kDim, kQueries>(bytes, call.shape, shared, scores);
 #pragma unroll
     for (int g = 0; g < kQueries; ++g) largest[g] = scores[g];
     Reduce<true>(shared, largest);  // also: all threads are done with the K half
-    LoadHalf(page + call.shape.SketchBytes(), call.shape.SketchBytes(), half);
+    LoadHalf(page + call.shape.HalfBytes(), call.shape.HalfBytes(), half);
 #pragma unroll
     for (int g = 0; g < kQueries; ++g) {
       const float next = fmaxf(max[g], largest[g]);
@@ -230,7 +224,7 @@ void Launch(const PagesCall& call, cudaStream_t stream) {
   const int32_t group = call.query.q_heads / call.kv_heads;
   const dim3 grid(call.plan.splits, call.kv_heads * ((group + kQueries - 1) / kQueries));
   AttendPagesKernel<kBits, kDim, kQueries>
-      <<<grid, kThreads, static_cast<size_t>(call.shape.SketchBytes()), stream>>>(call);
+      <<<grid, kThreads, static_cast<size_t>(call.shape.HalfBytes()), stream>>>(call);
 }
 
 template <int kBits, int kDim>
@@ -259,12 +253,8 @@ void LaunchBits(const PagesCall& call, cudaStream_t stream) {
 
 void LaunchQuantizePage(const uint16_t* rows, const PageBits& shape, std::byte* page,
                         CudaStreamRef stream) {
-  LaunchQuantize(rows, shape, page, true, stream.handle);
-}
-
-void LaunchSketchPage(const uint16_t* rows, const PageBits& shape, std::byte* sketch,
-                      CudaStreamRef stream) {
-  LaunchQuantize(rows, shape, sketch, false, stream.handle);
+  const size_t bytes = size_t{kGroup} * (2 * shape.head_dim + 8) * sizeof(uint16_t);
+  QuantizeKernel<<<2, kThreads, bytes, stream.handle>>>(rows, shape, page);
 }
 
 void LaunchAttendPages(const QueryTable& q, const std::byte* const* pages, int32_t count,

@@ -109,10 +109,10 @@ void CudaBackend::Synchronize() {
   context_->Synchronize();
 }
 
-const std::byte* CudaBackend::Stage(std::span<const std::byte> host) {
-  if (host.empty() || IsMapped(host)) return host.data();
-  TS_CHECK(static_cast<int64_t>(host.size()) <= CudaContext::kStageBytes);
-  Upload(host, context_->stage());
+const std::byte* CudaBackend::Stage(std::span<const std::byte> rows) {
+  if (rows.empty() || IsMapped(rows) || context_->pool().Contains(rows.data())) return rows.data();
+  TS_CHECK(static_cast<int64_t>(rows.size()) <= CudaContext::kStageBytes);
+  Upload(rows, context_->stage());
   return context_->stage();
 }
 

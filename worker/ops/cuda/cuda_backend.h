@@ -29,8 +29,9 @@ class CudaBackend final : public Backend {
   void Upload(std::span<const std::byte> host, void* device) override;
   absl::Status MapHostMemory(std::span<std::byte> host) override;
   void Synchronize() override;
-  const std::byte* Stage(std::span<const std::byte> host) override;
+  const std::byte* Stage(std::span<const std::byte> rows) override;
   std::span<const float> ReadBack(std::span<const float> device, std::vector<float>* room) override;
+  DeviceSelect* device_select() override { return &select_; }
   void RunOnHost(int64_t units, absl::FunctionRef<void(int64_t, int)> fn) override {
     host_.ForEach(units, fn);
   }
@@ -54,8 +55,6 @@ class CudaBackend final : public Backend {
   void QuantizePage(const BFloat16* rows, const QuantizedPageShape& shape,
                     std::byte* page) override;
   void AttendQuantized(const QuantizedAttention& attention) override;
-
-  DeviceSelect* select() { return &select_; }
 
  protected:
   void Free(std::byte* data, int64_t bytes) override;

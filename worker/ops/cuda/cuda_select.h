@@ -10,10 +10,12 @@ class CudaSelect final : public DeviceSelect {
  public:
   explicit CudaSelect(CudaContext* context) : context_(*context) {}
   void Select(const DeviceSelection& selection) override;
-  void SketchPage(const BFloat16* rows, const QuantizedPageShape& shape,
-                  std::byte* sketch) override;
+  void CopyIndex(std::span<const IndexPage> pages, const IndexStrides& strides, int32_t slices,
+                 int32_t head_dim, std::span<std::byte* const> sketches) override;
 
  private:
+  SelectWork TakeWork(const SelectTable& table);
+
   CudaContext& context_;
 };
 

@@ -12,6 +12,11 @@ DevicePool::DevicePool(std::byte* base, int64_t bytes)
   if (capacity_ > 0) holes_[0] = capacity_;
 }
 
+bool DevicePool::Contains(const std::byte* data) const {
+  const auto at = reinterpret_cast<uintptr_t>(data), first = reinterpret_cast<uintptr_t>(base_);
+  return at >= first && at - first < static_cast<uintptr_t>(capacity_);
+}
+
 int64_t DevicePool::largest_hole() const {
   int64_t largest = 0;
   for (const auto& [offset, bytes] : holes_) largest = std::max(largest, bytes);

@@ -31,6 +31,8 @@ class DevicePool {
   int64_t asked_bytes() const { return asked_bytes_; }           // before rounding
   int64_t kind_bytes(int kind) const { return by_kind_[kind]; }  // after rounding: sums to taken
   int64_t largest_hole() const;
+  // Whether an address is one of the block's.
+  bool Contains(const std::byte* data) const;
 
  private:
   struct Piece {

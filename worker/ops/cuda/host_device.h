@@ -54,11 +54,22 @@ TS_HD float AddRounded(float a, float b) {
 #endif
 }
 
+TS_HD float DivRounded(float a, float b) {
+#ifdef __CUDA_ARCH__
+  return __fdiv_rn(a, b);
+#else
+  return a / b;
+#endif
+}
+
 // Keys that sort as scores do in kvstore/select/top_k.h: NaN as -infinity, -0 equal to 0.
 TS_HD uint32_t ScoreKey(float score) {
   if (score != score) return 0x007fffffu;  // -infinity
   const uint32_t bits = FloatBits(score + 0.0f);
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+}
+TS_HD float KeyScore(uint32_t key) {
+  return BitsFloat((key & 0x80000000u) != 0 ? key ^ 0x80000000u : ~key);
 }
 
 }  // namespace tailor::cuda

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "common/cuda/stream_ref.h"
+#include "worker/ops/cuda/index_page.h"
 #include "worker/ops/cuda/page_bits.h"
 #include "worker/ops/cuda/split_plan.h"
 
@@ -105,33 +106,49 @@ void LaunchAttendPrefill(const QueryTable& q, const KeyTable& keys, Rows<float> 
 // --- attend_pages.cu ---
 void LaunchQuantizePage(const uint16_t* rows, const PageBits& shape, std::byte* page,
                         CudaStreamRef stream);
-// The K half alone: shape.SketchBytes().
-void LaunchSketchPage(const uint16_t* rows, const PageBits& shape, std::byte* sketch,
-                      CudaStreamRef stream);
 // pages: [kv_heads][count]. One query; fills splits [0, plan.splits).
 void LaunchAttendPages(const QueryTable& q, const std::byte* const* pages, int32_t count,
                        int32_t kv_heads, const PageBits& shape, const SplitPlan& plan,
                        const Partials& partials, CudaStreamRef stream);
 
-// --- select.cu ---
+// --- index_scores.cu: kvstore/select's scores, bit for bit ---
 struct SelectTable {
-  int32_t kv_heads = 0, head_dim = 0, pages = 0, bits = 0;
-  const std::byte* const* keys = nullptr;    // [kv_heads][pages]
-  const float* const* key_scales = nullptr;  // of the int8 index
-  const uint16_t* const* row_pages = nullptr;
+  const IndexPage* pages = nullptr;
+  int32_t page_count = 0, kv_heads = 0, head_dim = 0;
+  int32_t index_slice = 0, row_slice = 0;
+  IndexStrides strides;
+  int32_t queries = 0;  // that score, of each KV head: 1, their mean, or the whole group
+  ScoreRule rule = ScoreRule::kHeadsVote;
+  int32_t channels = 0, padded = 0;  // critical ones, and those in whole lanes
 };
-// q_mean [kv_heads][head_dim], channels [kv_heads][count], ascending.
-void LaunchCriticalChannels(Rows<const float> q, const float* kmax, int32_t kv_heads,
-                            int32_t head_dim, int32_t count, float* q_mean, int32_t* channels,
-                            CudaStreamRef stream);
-// scores [kv_heads][pages * page_tokens]
-void LaunchScores(const SelectTable& table, const float* q_mean, const int32_t* channels,
-                  int32_t count, float* scores, CudaStreamRef stream);
-// tokens [kv_heads][k]: the k largest of scores [first, last) of each head, ascending.
+// What the kernels of one selection hand on.
+struct SelectWork {
+  float* queries = nullptr;      // [kv_heads][queries][head_dim]
+  float* critical = nullptr;     // [kv_heads][queries][padded]: of the critical channels
+  int32_t* channels = nullptr;   // [kv_heads][channels], ascending
+  uint32_t* largest = nullptr;   // [kv_heads][queries]: ScoreKey of the largest score
+  float* raw = nullptr;          // [kv_heads][queries][tokens]: scores, then their exponents
+  float* page_sums = nullptr;    // [kv_heads][queries][pages][lanes]
+  float* factors = nullptr;      // [kv_heads][queries]: 1 / the exponents' sum
+  float* scores = nullptr;       // [kv_heads][tokens]
+};
+// Fills scores (with kMeanQuery they are raw) and what RescoreChosen needs.
+void LaunchIndexScores(const SelectTable& table, Rows<const float> q, const float* kmax,
+                       const SelectWork& work, CudaStreamRef stream);
+// scores [kv_heads][count] of `chosen` from their exact keys.
+void LaunchRescore(const SelectTable& table, const SelectWork& work, const int32_t* chosen,
+                   int32_t count, float* scores, CudaStreamRef stream);
+
+// --- select.cu ---
+// tokens [kv_heads][k]: positions of the k largest of scores [first, last) of each head, ascending;
+// with names [kv_heads][stride] the names of those positions.
 void LaunchTopK(const float* scores, int32_t stride, int32_t first, int32_t last, int32_t kv_heads,
-                int32_t k, int32_t* tokens, CudaStreamRef stream);
+                int32_t k, const int32_t* names, int32_t* tokens, CudaStreamRef stream);
 // rows [kv_heads][k][2][head_dim]
 void LaunchGather(const SelectTable& table, const int32_t* tokens, int32_t k, uint16_t* rows,
                   CudaStreamRef stream);
+void LaunchCopyIndex(const IndexPage* pages, const IndexStrides& strides, int32_t count,
+                     int32_t slices, int32_t head_dim, std::byte* const* sketches,
+                     CudaStreamRef stream);
 
 }  // namespace tailor::cuda

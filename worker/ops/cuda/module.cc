@@ -1,4 +1,4 @@
-// backend_cuda.so's five exports (worker/ops/cuda/module_abi.h).
+// backend_cuda.so's four exports (worker/ops/cuda/module_abi.h).
 #include <algorithm>
 #include <cstring>
 
@@ -62,7 +62,3 @@ TAILOR_EXPORT tailor::Backend* TailorCudaCreate(const tailor::CudaModuleOptions*
 }
 
 TAILOR_EXPORT void TailorCudaDestroy(tailor::Backend* backend) { delete backend; }
-
-TAILOR_EXPORT tailor::DeviceSelect* TailorCudaSelect(tailor::Backend* backend) {
-  return static_cast<tailor::cuda::CudaBackend*>(backend)->select();
-}

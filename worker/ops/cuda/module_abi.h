@@ -1,4 +1,4 @@
-// What backend_cuda.so exports: five C functions, found by name. The objects behind the pointers
+// What backend_cuda.so exports: four C functions, found by name. The objects behind the pointers
 // are C++ and shared with the program that opens the module, so both come from one build: the
 // version changes with backend.h as well as with this file.
 #pragma once
@@ -9,9 +9,8 @@
 namespace tailor {
 
 class Backend;
-class DeviceSelect;
 
-inline constexpr uint32_t kCudaModuleVersion = 1;
+inline constexpr uint32_t kCudaModuleVersion = 2;
 
 struct CudaModuleOptions {
   int32_t device = 0;
@@ -31,13 +30,10 @@ using CudaModuleProbeFn = void (*)(int32_t device, CudaModuleError* error);
 // A backend, or null and the error. It ends by TailorCudaDestroy.
 using CudaModuleCreateFn = Backend* (*)(const CudaModuleOptions* options, CudaModuleError* error);
 using CudaModuleDestroyFn = void (*)(Backend* backend);
-// The selection kernels of a backend that TailorCudaCreate made; lives as long as it.
-using CudaModuleSelectFn = DeviceSelect* (*)(Backend* backend);
 
 inline constexpr char kCudaModuleVersionName[] = "TailorCudaVersion";
 inline constexpr char kCudaModuleProbeName[] = "TailorCudaProbe";
 inline constexpr char kCudaModuleCreateName[] = "TailorCudaCreate";
 inline constexpr char kCudaModuleDestroyName[] = "TailorCudaDestroy";
-inline constexpr char kCudaModuleSelectName[] = "TailorCudaSelect";
 
 }  // namespace tailor

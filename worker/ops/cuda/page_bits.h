@@ -1,5 +1,5 @@
 // The bytes of a quantized page (worker/ops/quantize_page.h) as kernels index them, and the codes
-// themselves. The K half of a page is also the key sketch: channel-major, 64 tokens a group.
+// themselves.
 #pragma once
 
 #include "worker/ops/cuda/host_device.h"
@@ -16,8 +16,8 @@ struct PageBits {
 
   TS_HD int64_t CodeBytes() const { return int64_t{kPageRows} * head_dim * bits / 8; }
   TS_HD int64_t ParamBytes() const { return int64_t{kPageRows} * head_dim / kGroup * 4; }
-  TS_HD int64_t SketchBytes() const { return CodeBytes() + ParamBytes(); }
-  TS_HD int64_t PageBytes() const { return 2 * SketchBytes(); }
+  TS_HD int64_t HalfBytes() const { return CodeBytes() + ParamBytes(); }
+  TS_HD int64_t PageBytes() const { return 2 * HalfBytes(); }
   // 16 codes of K: of one channel, tokens [16 * block, 16 * block + 16). 2 * bits bytes.
   TS_HD int64_t KeyWord(int32_t channel, int32_t block) const {
     return (int64_t{channel} * (kPageRows / kPlaneCodes) + block) * 2 * bits;
@@ -27,10 +27,10 @@ struct PageBits {
   }
   // 16 codes of V: of one token, channels [16 * block, 16 * block + 16).
   TS_HD int64_t ValueWord(int32_t token, int32_t block) const {
-    return SketchBytes() + (int64_t{token} * (head_dim / kPlaneCodes) + block) * 2 * bits;
+    return HalfBytes() + (int64_t{token} * (head_dim / kPlaneCodes) + block) * 2 * bits;
   }
   TS_HD int64_t ValueParam(int32_t token, int32_t group) const {
-    return SketchBytes() + CodeBytes() + (int64_t{token} * (head_dim / kGroup) + group) * 4;
+    return HalfBytes() + CodeBytes() + (int64_t{token} * (head_dim / kGroup) + group) * 4;
   }
 };
 

@@ -114,7 +114,7 @@ TEST(PageBitsTest, EveryBlockOfAPageBeginsAtAMultipleOfSixteenBytes) {
     for (const int32_t head_dim : {64, 128}) {
       const PageBits at = {bits, head_dim};
       EXPECT_EQ(at.PageBytes(), (QuantizedPageShape{bits, head_dim}.PageBytes()));
-      EXPECT_EQ(at.SketchBytes() % 16, 0);  // halves are copied 16 bytes at a time
+      EXPECT_EQ(at.HalfBytes() % 16, 0);  // halves are copied 16 bytes at a time
       EXPECT_EQ(at.CodeBytes() % 16, 0);
       EXPECT_EQ(at.KeyWord(1, 1) % (2 * bits), 0);
     }

@@ -3,13 +3,19 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <random>
+#include <set>
 #include <vector>
 
 #include "kvstore/select/critical_channels.h"
+#include "kvstore/select/kernels.h"
+#include "kvstore/select/key_codes.h"
 #include "kvstore/select/top_k.h"
+#include "worker/ops/cuda/index_page.h"
 
 namespace tailor::cuda {
 namespace {
@@ -72,9 +78,10 @@ TEST(SelectMathTest, CriticalChannelsAreTheHostsTiesIncluded) {
     std::vector<float> q_mean(d), kmax(d);
     for (float& q : q_mean) q = static_cast<float>(random() % 9) - 4.0f;
     for (float& k : kmax) k = static_cast<float>(random() % 4);
+    for (int i = round % 5; i > 0; --i) q_mean[random() % d] = std::nanf("");
     std::vector<int32_t> want, got;
     CriticalChannels(q_mean, kmax, count, &want);
-    const auto importance = [&](int32_t c) { return MulRounded(std::abs(q_mean[c]), kmax[c]); };
+    const auto importance = [&](int32_t c) { return Importance(q_mean[c], kmax[c]); };
     for (int32_t c = 0; c < d; ++c) {
       int32_t rank = 0;
       for (int32_t o = 0; o < d; ++o) {
@@ -86,31 +93,119 @@ TEST(SelectMathTest, CriticalChannelsAreTheHostsTiesIncluded) {
   }
 }
 
-// The published 8-bit index (ALGORITHM §3.4): one multiplication and one addition a channel, in order.
-TEST(SelectMathTest, ScoresOfAnIndexPageAreTheDefinitionsBitForBit) {
-  std::mt19937_64 random(4);
+// Any bits: NaN, infinities, denormals and their like among them.
+float AnyFloat(std::mt19937_64& random) {
   std::normal_distribution<float> normal;
-  constexpr int kChannels = 12;
-  std::vector<int8_t> codes(kChannels * kPageRows);
-  for (int8_t& code : codes) code = static_cast<int8_t>(random());
-  std::vector<float> q(kChannels), scale(kChannels);
-  for (int i = 0; i < kChannels; ++i) {
-    q[i] = normal(random);
-    scale[i] = normal(random);
-  }
-  std::vector<float> want(kPageRows, 0.0f);
-  for (int i = 0; i < kChannels; ++i) {
-    const float weight = q[i] * scale[i];
-    for (int t = 0; t < kPageRows; ++t) want[t] += weight * codes[i * kPageRows + t];
-  }
-  for (int t = 0; t < kPageRows; ++t) {
-    float score = 0.0f;
-    for (int i = 0; i < kChannels; ++i) {
-      score =
-          AddTerm(score, MulRounded(q[i], scale[i]), static_cast<float>(codes[i * kPageRows + t]));
+  return random() % 4 == 0 ? BitsFloat(static_cast<uint32_t>(random())) : normal(random);
+}
+
+TEST(SelectMathTest, CodesLieWhereTheStorePutsThem) {
+  std::set<int32_t> tokens;
+  for (int32_t word = 0; word < 16; ++word) {
+    for (int32_t half = 0; half < 2; ++half) {
+      for (int32_t i = 0; i < 4; ++i) {
+        const int32_t t = FirstTokenOfWord(word, half) + i;
+        EXPECT_EQ(CodeByte(t), word * 4 + i) << t;
+        EXPECT_EQ(CodeShift(t), 4 * half) << t;
+        tokens.insert(t);
+      }
     }
-    ASSERT_EQ(FloatBits(score), FloatBits(want[t])) << "token " << t;
   }
+  EXPECT_EQ(tokens.size(), static_cast<size_t>(kPageRows));
+  EXPECT_EQ(kIndexCodeBytes, kCodeBytes);
+  EXPECT_EQ(kIndexLanes, kLanes);
+}
+
+TEST(SelectMathTest, ScoresOfAPageAreTheHostsBitForBit) {
+  const uint64_t seed = 4;
+  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  std::mt19937_64 random(seed);
+  for (int round = 0; round < 300; ++round) {
+    const auto count = static_cast<int32_t>(1 + random() % 128), even = count + count % 2;
+    const int32_t padded = (count + kLanes - 1) / kLanes * kLanes;
+    std::vector<float> q(padded), scale(padded), min(padded);
+    for (int32_t c = 0; c < count; ++c) {
+      q[c] = AnyFloat(random);
+      scale[c] = std::abs(AnyFloat(random));
+      min[c] = AnyFloat(random);
+    }
+    std::vector<uint8_t> codes(int64_t{count} * kCodeBytes);
+    for (uint8_t& code : codes) code = static_cast<uint8_t>(random());
+    std::vector<const uint8_t*> channels;
+    for (int32_t c = 0; c < even; ++c) {
+      channels.push_back(codes.data() + int64_t{std::min(c, count - 1)} * kCodeBytes);
+    }
+    std::vector<int8_t> weights(padded);
+    std::vector<float> want(kPageRows);
+    const int32_t limit = WeightLimit(count);
+    ASSERT_EQ(IndexWeightLimit(count), limit);
+    const QueryTerms terms = ChooseSelectKernels().weigh(q.data(), scale.data(), min.data(), padded,
+                                                         limit, weights.data());
+    ChooseSelectKernels().score_page(channels, weights.data(), padded, {&terms, 1}, want.data(),
+                                     kPageRows);
+    float largest = 0.0f;
+    for (int32_t c = 0; c < padded; ++c) {
+      const float size = WeightSize(q[c], scale[c]);
+      largest = size > largest ? size : largest;
+    }
+    const auto top = static_cast<float>(limit);
+    const float inverse = largest > 0.0f ? DivRounded(top, largest) : 0.0f;
+    for (int32_t word = 0; word < 16; ++word) {
+      for (int32_t half = 0; half < 2; ++half) {
+        CodeSums sums;
+        for (int32_t c = 0; c < even; ++c) {
+          uint32_t both;
+          std::memcpy(&both, channels[c] + 4 * word, sizeof(both));
+          sums.Add(both >> 4 * half, RoundedWeight(q[c], scale[c], inverse, top));
+        }
+        for (int i = 0; i < 4; ++i) {
+          const int32_t t = FirstTokenOfWord(word, half) + i;
+          const float got = IndexScore(sums.Of(i), DivRounded(largest, top), terms.bias);
+          if (std::isnan(want[t])) {
+            ASSERT_TRUE(std::isnan(got)) << "round " << round << " token " << t;
+          } else {
+            ASSERT_EQ(FloatBits(got), FloatBits(want[t])) << "round " << round << " token " << t;
+          }
+        }
+      }
+    }
+  }
+}
+
+// The largest weights of either sign over the most channels: both tokens of a word at their limits.
+TEST(SelectMathTest, PackedSumsHoldTheExtremesOfEverySign) {
+  for (const int32_t count : {1, 2, 24, 25, 128}) {
+    for (const int32_t low : {0, 15}) {
+      for (const int32_t high : {0, 15}) {
+        for (const int32_t sign : {-1, 1}) {
+          CodeSums sums;
+          const int32_t weight = sign * IndexWeightLimit(count), n = count + count % 2;
+          const auto codes = static_cast<uint32_t>(low | low << 8 | high << 16 | high << 24);
+          for (int32_t c = 0; c < n; ++c) sums.Add(codes, weight);
+          for (int i = 0; i < 4; ++i) ASSERT_EQ(sums.Of(i), n * weight * (i < 2 ? low : high));
+        }
+      }
+    }
+  }
+}
+
+TEST(SelectMathTest, TheExponentialIsTheHostsOnAnyBits) {
+  std::mt19937_64 random(11);
+  for (int i = 0; i < 200000; ++i) {
+    const float x = i % 2 == 0 ? BitsFloat(static_cast<uint32_t>(random()))
+                               : static_cast<float>(random() % 400000) / 1000.0f - 200.0f;
+    ASSERT_EQ(FloatBits(LinearExp2(x)), FloatBits(Exp2(x))) << x;
+  }
+}
+
+TEST(SelectMathTest, AKeyLeadsBackToItsScore) {
+  std::mt19937_64 random(12);
+  for (int i = 0; i < 10000; ++i) {
+    const float score = BitsFloat(static_cast<uint32_t>(random()));
+    if (score != score) continue;
+    ASSERT_EQ(KeyScore(ScoreKey(score)), score);
+  }
+  EXPECT_EQ(KeyScore(ScoreKey(std::nanf(""))), -std::numeric_limits<float>::infinity());
 }
 
 }  // namespace
