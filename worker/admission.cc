@@ -28,9 +28,7 @@ int64_t TurnTokens(const TurnRequest& request) {
 }
 
 int64_t QuoteTurn(const TurnRequest& request, const LayerPolicy& policy, const PoolShape& shape) {
-  const LayerBytes quote =
-      SequenceCache::Quote(policy, shape, ModeOf(request), TurnTokens(request));
-  return quote.codes + quote.resident;
+  return SequenceCache::Quote(policy, shape, ModeOf(request), TurnTokens(request)).total();
 }
 
 absl::Status AdmitTurn(const TurnRequest& request, const AdmissionLimits& limits,

@@ -13,6 +13,7 @@
 #include "common/model_file/model_file.h"
 #include "common/status.h"
 #include "worker/admission.h"
+#include "worker/cache/device_fetcher.h"
 #include "worker/live_sequence.h"
 #include "worker/scheduler/scheduler.h"
 #include "worker/turn.h"
@@ -361,6 +362,12 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& opti
     return absl::InvalidArgumentError(
         absl::StrCat("prefill_chunk_tokens is ", options.prefill_chunk_tokens,
                      " and max_sequences ", options.max_sequences, ", limit 1.. for both"));
+  }
+  const Selector selector = RunnableSelector(policy.selector, *backend);
+  if (selector != policy.selector) {
+    spdlog::info("selector {}: this backend has no selection kernels, the worker's threads select",
+                 ToString(policy.selector));
+    policy.selector = selector;
   }
   auto engine = std::make_unique<LlamaEngine>(options, std::move(policy), std::move(backend),
                                               std::move(store));

@@ -97,8 +97,7 @@ void LiveSequences::DetachAll() {
 int64_t LiveSequences::worker_bytes() const {
   int64_t bytes = 0;
   for (const auto& [key, entry] : caches_) {
-    const LayerBytes held = entry.cache->totals().worker;
-    bytes += held.codes + held.resident;
+    bytes += entry.cache->totals().worker.total();
   }
   return bytes;
 }

@@ -44,8 +44,9 @@ void AddModelFlags(CLI::App& command, UpOptions& options) {
       ->envname("TAILOR_ATTENTION");
   command
       .add_option("--selector", options.selector,
-                  "Who selects rows: inline (worker) or store; default: the policy's")
-      ->check(CLI::IsMember({"inline", "store"}))
+                  "Who selects rows: inline (worker), store, or the worker's GPU: sketch, device (for "
+                  "comparison); default: the policy's")
+      ->check(CLI::IsMember({"inline", "store", "sketch", "device"}))
       ->envname("TAILOR_SELECTOR");
   command
       .add_option("--query", options.query,

@@ -25,7 +25,9 @@ Exit codes: 0 ok, 1 runtime, 2 usage, 3 bad model, 4 not enough memory, 5 addres
 const std::map<std::string, AttentionMode> kAttentionNames = {{"hybrid", AttentionMode::kHybrid},
                                                               {"full", AttentionMode::kFull}};
 const std::map<std::string, Selector> kSelectorNames = {{"inline", Selector::kInline},
-                                                        {"store", Selector::kStore}};
+                                                        {"store", Selector::kStore},
+                                                        {"sketch", Selector::kSketch},
+                                                        {"device", Selector::kDevice}};
 const std::map<std::string, BackendChoice> kBackendNames = {{"auto", BackendChoice::kAuto},
                                                             {"cpu", BackendChoice::kCpu},
                                                             {"cuda", BackendChoice::kCuda}};
@@ -52,7 +54,9 @@ void AddModelFlags(CLI::App& app, WorkerOptions& options, EnumTexts& texts) {
       ->check(CLI::IsMember(kAttentionNames))
       ->envname("TAILOR_WORKER_ATTENTION_DEFAULT");
   app.add_option("--selector", texts.selector,
-                 "Who selects rows: inline (this process) or store; default: the policy's")
+                 "Who selects rows: inline (this process), store, or a GPU: sketch (from its own copy of "
+                 "the index), device (from the store's, over PCIe; for comparison). Without a GPU the last "
+                 "two are inline. Default: the policy's")
       ->check(CLI::IsMember(kSelectorNames))
       ->envname("TAILOR_WORKER_SELECTOR");
   app.add_option("--query", texts.query,

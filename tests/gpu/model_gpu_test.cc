@@ -97,6 +97,70 @@ TEST_F(ModelGpuTest, ATinyRandomModelHasTheLogitsOfTheCpu) {
   ExpectSameModel(scratch / "tiny.gguf", kRandomDistance);
 }
 
+// Decodes greedily from `parent`'s rows, each selector for itself, and crosses a seal.
+void ExpectSameLogitsOfEverySelector(MeasuredModel& m, const SequenceCache& parent, int steps,
+                                     QueryMode query) {
+  std::vector<std::vector<uint32_t>> first;  // of each step, the logits' bits
+  for (const Selector selector :
+       {Selector::kInline, Selector::kSketch, Selector::kDevice, Selector::kStore}) {
+    SCOPED_TRACE(ToString(selector));
+    LayerPolicy policy = m.policy;
+    policy.selector = selector;
+    policy.query = query;
+    const std::string name(query == QueryMode::kExact ? "exact " : "predicted ");
+    auto cache = m.Fork(parent, name + std::string(ToString(selector)), CacheMode::kHybrid, policy,
+                        parent.tokens() + steps);
+    ASSERT_TRUE(cache.ok()) << cache.status();
+    const bool copies = selector == Selector::kSketch && !TestsRunOnCpu();
+    EXPECT_EQ((*cache)->totals().worker.sketch > 0, copies) << "as soon as it is loaded";
+    TokenId token = 7;
+    for (int step = 0; step < steps; ++step) {
+      ASSERT_TRUE(m.Step(token, policy, **cache).ok());
+      const std::span<const float> logits = m.logits();
+      std::vector<uint32_t> bits(logits.size());
+      std::memcpy(bits.data(), logits.data(), logits.size_bytes());
+      if (selector == Selector::kInline) {
+        first.push_back(bits);
+      } else {
+        ASSERT_EQ(bits, first[step]) << "step " << step;
+      }
+      token = ArgMax(logits);
+    }
+    EXPECT_GT((*cache)->totals().rows_fetched, 0);
+    if (copies) {
+      EXPECT_EQ((*cache)->totals().worker.sketch,
+                SequenceCache::Quote(policy, m.pool.shape(), CacheMode::kHybrid, (*cache)->tokens())
+                    .sketch);
+    }
+  }
+}
+
+TEST_F(ModelGpuTest, EverySelectorGivesTheSameLogitsBitForBit) {
+  ops_.reset();
+  const ScratchDir scratch;
+  WriteTinyModel(scratch / "tiny.gguf", {.layers = 3, .embedding_scale = 0.1f});
+  auto file = ModelFile::Open(scratch / "tiny.gguf");
+  ASSERT_TRUE(file.ok()) << file.status();
+  LayerPolicy policy =
+      LayerPolicy::Default("tiny", (*file)->fingerprint(), (*file)->hyperparameters());
+  policy.select.top_k = 16;  // few of the candidates
+  policy.select.rescore_extra = 8;
+  auto made = MeasuredModel::Create(*std::move(file), policy,
+                                    {.threads = 2,
+                                     .cuda = !TestsRunOnCpu(),
+                                     .cuda_module = TestedModule().string(),
+                                     .context_tokens = 2048,
+                                     .arena_bytes = int64_t{256} << 20});
+  ASSERT_TRUE(made.ok()) << made.status();
+  constexpr int64_t kPrompt = 381;  // one page is sealed, and one more while decoding
+  auto prompt = (*made)->Open("prompt", CacheMode::kHybrid, kPrompt);
+  ASSERT_TRUE(prompt.ok()) << prompt.status();
+  ASSERT_TRUE((*made)->RunPrefill(RandomTokens(**made, kPrompt), **prompt).ok());
+  for (const QueryMode query : {QueryMode::kExact, QueryMode::kPredicted}) {
+    ExpectSameLogitsOfEverySelector(**made, **prompt, 5, query);
+  }
+}
+
 TEST_F(ModelGpuTest, TheDefaultModelHasTheLogitsOfTheCpu) {
   const char* path = std::getenv("TAILOR_TEST_MODEL");
   if (path == nullptr) GTEST_SKIP() << "TAILOR_TEST_MODEL does not name the default model";

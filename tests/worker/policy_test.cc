@@ -99,10 +99,22 @@ TEST(LayerPolicyTest, HowOftenChecksAreMadeCountsOnlyWithAFloor) {
   EXPECT_NE(seldom.fingerprint(), often.fingerprint());
 }
 
-TEST(LayerPolicyTest, TheSelectorDoesNotChangeTheFingerprint) {
-  LayerPolicy store = SomePolicy();
-  store.selector = Selector::kStore;
-  EXPECT_EQ(store.fingerprint(), SomePolicy().fingerprint());
+TEST(LayerPolicyTest, TheSelectorIsKeptAndDoesNotChangeTheFingerprint) {
+  for (const Selector selector :
+       {Selector::kInline, Selector::kStore, Selector::kSketch, Selector::kDevice}) {
+    LayerPolicy policy = SomePolicy();
+    policy.selector = selector;
+    EXPECT_EQ(policy.fingerprint(), SomePolicy().fingerprint());
+    EXPECT_EQ(LayerPolicy::FromJson(policy.ToJson())->selector, selector);
+    EXPECT_THAT(policy.Summary(), HasSubstr(std::string(ToString(selector))));
+  }
+}
+
+TEST(LayerPolicyTest, AnUnknownSelectorIsRefusedWithTheOnesThereAre) {
+  std::string json = SomePolicy().ToJson();
+  json.replace(json.find("inline"), 6, "guess");
+  EXPECT_THAT(MessageOf(LayerPolicy::FromJson(json).status()),
+              HasSubstr("selector is not one of \"inline\", \"store\", \"sketch\", \"device\""));
 }
 
 TEST(LayerPolicyTest, APolicyForOtherWeightsIsRefused) {

@@ -32,6 +32,13 @@ class RowFetcher {
   // Selections posted from now on fetch 2^doublings times the policy's rows, kMaxTopK at most; a
   // control keeps to its own number.
   virtual void SetDoublings(int32_t) {}
+  // Brings what is kept of sealed pages up to date: when a sequence is loaded, and after a seal. Errors:
+  // ResourceExhausted.
+  virtual absl::Status Extend(const SealedPages&) { return absl::OkStatus(); }
+  // Of kept copies of the index, in device memory.
+  virtual int64_t sketch_bytes() const { return 0; }
+  // Whether Post's q is device memory (then so are the tokens and rows of Take), not the host's.
+  virtual bool takes_device_query() const { return false; }
   // Starts the selection of one layer. At most kMaxPosted may be posted and not taken (TS_CHECK).
   virtual absl::Status Post(int32_t layer, const SealedPages& sealed, std::span<const float> q) = 0;
   // The rows of the oldest post, which must be of `layer` (TS_CHECK); valid until the next Take,

@@ -36,6 +36,8 @@ struct AttendScratch {
 struct LayerBytes {
   int64_t codes = 0;     // quantized codes and params
   int64_t resident = 0;  // full-precision rows
+  int64_t sketch = 0;    // a device's copies of the index
+  int64_t total() const { return codes + resident + sketch; }
 };
 
 // Rows of one decode step's attention.

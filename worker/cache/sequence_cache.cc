@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "worker/cache/device_fetcher.h"
 #include "worker/cache/full_cache.h"
 #include "worker/cache/offloaded_cache.h"
 #include "worker/cache/quantized_cache.h"
@@ -28,6 +29,23 @@ std::unique_ptr<LayerCache> MakeLayerCache(Backend* backend, int32_t layer, cons
                                           WindowSlots(policy));
 }
 
+std::unique_ptr<RowFetcher> MakeFetcher(Backend* backend, KvClient* store, const PoolShape& shape,
+                                        const LayerPolicy& policy) {
+  switch (RunnableSelector(policy.selector, *backend)) {
+    case Selector::kInline:
+      return MakeInlineFetcher(backend, shape, policy.select, policy.layer_top_k);
+    case Selector::kStore:
+      return MakeStoreFetcher(store, policy.select, policy.layer_top_k);
+    case Selector::kSketch:
+      return MakeDeviceFetcher(backend, shape, policy.select, policy.layer_top_k,
+                               IndexPlace::kSketch);
+    case Selector::kDevice:
+      return MakeDeviceFetcher(backend, shape, policy.select, policy.layer_top_k,
+                               IndexPlace::kStore);
+  }
+  TS_CHECK(false);
+}
+
 }  // namespace
 
 SequenceCache::SequenceCache(Backend* backend, KvClient* store, const PoolView* pool,
@@ -42,9 +60,7 @@ SequenceCache::SequenceCache(Backend* backend, KvClient* store, const PoolView* 
     layers_.push_back(MakeLayerCache(backend_, layer, pool_->shape(), policy_, mode_));
   }
   budget_doublings_ = grant_.budget_doublings;
-  fetcher_ = policy_.selector == Selector::kStore
-                 ? MakeStoreFetcher(store_, policy_.select, policy_.layer_top_k)
-                 : MakeInlineFetcher(backend_, pool_->shape(), policy_.select, policy_.layer_top_k);
+  fetcher_ = MakeFetcher(backend_, store_, pool_->shape(), policy_);
   fetcher_->SetDoublings(budget_doublings_);
 }
 
@@ -72,7 +88,7 @@ absl::Status SequenceCache::LoadGrant() {
   for (int32_t layer = 0; layer < pool_->shape().layers; ++layer) {
     TS_RETURN_IF_ERROR(layers_[layer]->Extend(Rows(tokens)));
   }
-  return absl::OkStatus();
+  return ExtendFetcher();
 }
 
 LayerBytes SequenceCache::Quote(const LayerPolicy& policy, const PoolShape& shape, CacheMode mode,
@@ -92,6 +108,7 @@ LayerBytes SequenceCache::Quote(const LayerPolicy& policy, const PoolShape& shap
   const QuantizedPageShape codes = {.bits = policy.bits, .head_dim = shape.head_dim};
   bytes.codes = static_cast<int64_t>(policy.quantized_layers.size()) * sealed * shape.kv_heads *
                 codes.PageBytes();
+  if (policy.selector == Selector::kSketch) bytes.sketch = sealed * SketchPageBytes(shape);
   return bytes;
 }
 
@@ -135,10 +152,17 @@ bool SequenceCache::Fetches(int32_t layer) const {
 }
 
 absl::Status SequenceCache::PostFetch(int32_t layer, std::span<const float> q) {
-  const std::span<const PageId> sealed(grant_.pages.data(),
-                                       static_cast<size_t>(PagesToSeal(tokens())));
-  return fetcher_->Post(layer, {.pool = pool_, .pages = sealed, .sequence = grant_.handle},
-                        backend_->ReadBack(q, &host_q_));
+  return fetcher_->Post(layer, Sealed(),
+                        fetcher_->takes_device_query() ? q : backend_->ReadBack(q, &host_q_));
+}
+
+SealedPages SequenceCache::Sealed() const {
+  const auto sealed = static_cast<size_t>(PagesToSeal(tokens()));
+  return {.pool = pool_, .pages = {grant_.pages.data(), sealed}, .sequence = grant_.handle};
+}
+
+absl::Status SequenceCache::ExtendFetcher() {
+  return mode_ == CacheMode::kHybrid ? fetcher_->Extend(Sealed()) : absl::OkStatus();
 }
 
 absl::Status SequenceCache::Attend(int32_t layer, MatrixView<const float> q,
@@ -273,7 +297,7 @@ absl::Status SequenceCache::CommitToken(TokenId token) {
   if (PagesToSeal(tokens()) == page) return absl::OkStatus();
   TS_RETURN_IF_ERROR(SealUpTo(page + 1));
   for (const auto& layer : layers_) TS_RETURN_IF_ERROR(layer->Seal(Rows(tokens()), page));
-  return absl::OkStatus();
+  return ExtendFetcher();
 }
 
 std::span<const std::span<const RowSegment>> SequenceCache::StoreSegments(int32_t layer,
@@ -296,7 +320,8 @@ absl::Status SequenceCache::ExtendLayer(int32_t layer, int64_t tokens) {
 absl::Status SequenceCache::CommitPrefill(std::span<const TokenId> new_tokens) {
   if (exact_tokens_ == tokens()) exact_tokens_ += static_cast<int64_t>(new_tokens.size());
   TS_RETURN_IF_ERROR(PublishTokens(new_tokens));
-  return SealUpTo(PagesToSeal(tokens()));
+  TS_RETURN_IF_ERROR(SealUpTo(PagesToSeal(tokens())));
+  return ExtendFetcher();
 }
 
 CacheTotals SequenceCache::totals() const {
@@ -306,6 +331,7 @@ CacheTotals SequenceCache::totals() const {
     totals.worker.codes += bytes.codes;
     totals.worker.resident += bytes.resident;
   }
+  totals.worker.sketch = fetcher_->sketch_bytes();
   const PoolShape& shape = pool_->shape();
   const int64_t pages = static_cast<int64_t>(grant_.pages.size());
   const int64_t row_bytes = int64_t{2} * shape.head_dim * static_cast<int64_t>(sizeof(BFloat16));

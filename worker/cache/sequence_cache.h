@@ -46,7 +46,8 @@ class SequenceCache {
                                                              const PoolView* pool,
                                                              const LayerPolicy& policy,
                                                              CacheMode mode, SequenceGrant grant);
-  // Worker bytes of a sequence of `tokens` tokens: what Make and Reserve allocate, exactly.
+  // Worker bytes of a sequence of `tokens` tokens: what Make and Reserve allocate, exactly. The policy's
+  // selector is one that the backend runs (RunnableSelector).
   static LayerBytes Quote(const LayerPolicy& policy, const PoolShape& shape, CacheMode mode,
                           int64_t tokens);
 
@@ -99,6 +100,8 @@ class SequenceCache {
   PagedRows Rows(int64_t tokens) const;
   absl::Status PublishTokens(std::span<const TokenId> ids);
   absl::Status SealUpTo(int64_t sealed_pages);
+  SealedPages Sealed() const;
+  absl::Status ExtendFetcher();
   bool ChecksNow() const;
   int32_t BudgetRows() const { return policy_.select.top_k << budget_doublings_; }
   bool attends_exactly() const { return BudgetRows() > kMaxTopK; }

@@ -17,6 +17,20 @@ absl::Status CheckRange(const char* field, int64_t value, int64_t low, int64_t h
 
 }  // namespace
 
+std::string_view ToString(Selector selector) {
+  switch (selector) {
+    case Selector::kInline:
+      return "inline";
+    case Selector::kStore:
+      return "store";
+    case Selector::kSketch:
+      return "sketch";
+    case Selector::kDevice:
+      return "device";
+  }
+  TS_CHECK(false);
+}
+
 int32_t LayerPolicy::WindowTokens() const {
   return quantized_layers.empty() ? recent_tokens : std::max(recent_tokens, residual_tokens);
 }
@@ -109,7 +123,7 @@ std::string LayerPolicy::Summary() const {
                       ", ", rows, " rows fetched, ", select.rescore_extra, " more rescored, sink ",
                       sink_tokens, ", recent ", recent_tokens, ", query ",
                       query == QueryMode::kExact ? "exact" : "predicted", ", selector ",
-                      selector == Selector::kInline ? "inline" : "store",
+                      std::string(ToString(selector)),
                       mass_floor > 0 ? absl::StrCat(", mass floor ", mass_floor) : "");
 }
 

@@ -19,7 +19,11 @@ namespace tailor {
 enum class Selector {
   kInline,  // a CPU worker maps the store's memory and selects itself
   kStore,   // the store's threads select and place the rows
+  // Below: worker/cache/device_fetcher.h; a backend without selection kernels runs them as kInline.
+  kSketch,  // the device selects from its own copy of the index
+  kDevice,  // the device selects from the store's index over PCIe at every step: the published path
 };
+std::string_view ToString(Selector selector);
 enum class QueryMode {
   kExact,      // channels and scores from the layer's true query
   kPredicted,  // from Wq_{l+1} . norm(h_l): runs one layer ahead

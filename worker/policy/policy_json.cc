@@ -50,6 +50,18 @@ absl::Status ReadChoice(const json& object, const char* field, const char* first
   return absl::OkStatus();
 }
 
+absl::Status ReadSelector(const json& object, Selector* out) {
+  if (!object.contains("selector")) return absl::OkStatus();
+  for (const Selector selector :
+       {Selector::kInline, Selector::kStore, Selector::kSketch, Selector::kDevice}) {
+    if (object["selector"] == ToString(selector)) {
+      *out = selector;
+      return absl::OkStatus();
+    }
+  }
+  return FieldError("selector", "one of \"inline\", \"store\", \"sketch\", \"device\"");
+}
+
 absl::Status RefuseUnknownFields(const json& object) {
   static const std::set<std::string> kKnown = {
       "version",         "model_name",    "weights",       "quantized_layers", "bits",
@@ -112,7 +124,7 @@ std::string LayerPolicy::ToJson() const {
       {"group", select.group == GroupRule::kMean ? "mean" : "heads"},
       {"rescore_extra", select.rescore_extra},
       {"layer_top_k", layer_top_k},
-      {"selector", selector == Selector::kInline ? "inline" : "store"},
+      {"selector", ToString(selector)},
       {"query", query == QueryMode::kExact ? "exact" : "predicted"},
       {"predict_norm", predict_norm == PredictNorm::kCurrent ? "current" : "next"},
       {"check_every_tokens", check_every_tokens},
@@ -144,8 +156,7 @@ absl::StatusOr<LayerPolicy> LayerPolicy::FromJson(std::string_view text) {
   TS_RETURN_IF_ERROR(ReadChoice(object, "group", "mean", GroupRule::kMean, "heads",
                                 GroupRule::kHeads, &policy.select.group));
   TS_RETURN_IF_ERROR(ReadInt(object, "rescore_extra", &policy.select.rescore_extra));
-  TS_RETURN_IF_ERROR(ReadChoice(object, "selector", "inline", Selector::kInline, "store",
-                                Selector::kStore, &policy.selector));
+  TS_RETURN_IF_ERROR(ReadSelector(object, &policy.selector));
   TS_RETURN_IF_ERROR(ReadChoice(object, "query", "exact", QueryMode::kExact, "predicted",
                                 QueryMode::kPredicted, &policy.query));
   TS_RETURN_IF_ERROR(ReadChoice(object, "predict_norm", "current", PredictNorm::kCurrent, "next",

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "tests/worker/cache/cache_rig.h"
+#include "worker/cache/device_fetcher.h"
 
 namespace tailor {
 namespace {
@@ -126,6 +127,13 @@ TEST_F(FetcherTest, ASinkThatFillsTheSealedPagesLeavesNothingToFetch) {
     ASSERT_TRUE(got.ok()) << got.status();
     EXPECT_EQ(got->count, 0);
   }
+}
+
+TEST_F(FetcherTest, ASelectorThatNeedsADeviceIsInlineOnACpu) {
+  for (const Selector selector : {Selector::kInline, Selector::kSketch, Selector::kDevice}) {
+    EXPECT_EQ(RunnableSelector(selector, *rig_.ops), Selector::kInline);
+  }
+  EXPECT_EQ(RunnableSelector(Selector::kStore, *rig_.ops), Selector::kStore);
 }
 
 // query = predicted: a layer's selection is posted while the one before it is still to be taken.

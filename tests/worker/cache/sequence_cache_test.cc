@@ -128,7 +128,8 @@ TEST(SequenceCacheTest, SinkAndWindowAreHeldExactlyAtEveryLength) {
 TEST(SequenceCacheTest, FetchingEveryCandidateIsFullAttentionToFloatRounding) {
   LayerPolicy policy = TestPolicy();
   policy.select.top_k = kMaxTopK;
-  for (const Selector selector : {Selector::kInline, Selector::kStore}) {
+  for (const Selector selector :
+       {Selector::kInline, Selector::kStore, Selector::kSketch, Selector::kDevice}) {
     policy.selector = selector;
     CacheRig rig(policy);
     const auto hybrid = *rig.Open("h", CacheMode::kHybrid), full = *rig.Open("f", CacheMode::kFull);
