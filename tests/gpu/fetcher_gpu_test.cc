@@ -131,6 +131,38 @@ TEST_F(FetcherGpuTest, TwoLayersPostedTogetherGiveWhatTheyGiveAlone) {
   }
 }
 
+// The promise that no wrong row is served holds without a wait: the token is not committed.
+TEST_F(FetcherGpuTest, ARowThatFailsItsCheckIsDataLossOnceTheStepIsVerified) {
+  rig_.pool.Rows(1, 1, sequences_.back().pages[2])[17 * kRowElements].bits ^= 1;
+  const auto fetcher = Make(IndexPlace::kSketch);
+  fetcher->SetDoublings(12);  // every candidate
+  ASSERT_TRUE(fetcher->Verify().ok()) << "nothing was fetched yet";
+  (void)PostAndTake(*fetcher, 2, Sealed(), TestQuery());
+  EXPECT_TRUE(fetcher->Verify().ok()) << "another layer";
+  (void)PostAndTake(*fetcher, 1, Sealed(), TestQuery());
+  (void)PostAndTake(*fetcher, 2, Sealed(), TestQuery());
+  const absl::Status status = fetcher->Verify();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(status.message(), "row check of layer 1 head 1 token 273");
+  (void)PostAndTake(*fetcher, 1, Sealed(2), TestQuery());
+  EXPECT_TRUE(fetcher->Verify().ok()) << "other rows still are served";
+}
+
+TEST_F(FetcherGpuTest, AStepThatFetchedABadRowIsNotCommitted) {
+  rig_.policy.selector = Selector::kSketch;
+  rig_.policy.select.top_k = kMaxTopK;
+  const auto cache = *rig_.Open("s", CacheMode::kHybrid);
+  DrivenSequence driven(rig_, *cache);
+  ASSERT_TRUE(driven.PrefillTo(300).ok());
+  ASSERT_TRUE(cache->Reserve(302).ok());
+  ASSERT_TRUE(driven.Decode(TestQuery()).ok());
+  cache->StoreRow(2, 0, 99)[5].bits ^= 1;
+  EXPECT_EQ(driven.Decode(TestQuery()).status().code(), absl::StatusCode::kDataLoss);
+  const auto kept = rig_.client->DetachSequence(cache->handle());
+  ASSERT_TRUE(kept.ok()) << kept;
+  EXPECT_EQ(rig_.client->OpenSequence({.tenant = "t", .name = "s"}, {})->committed_tokens, 301);
+}
+
 TEST_F(FetcherGpuTest, WithoutRoomForASketchNothingIsCoveredByHalves) {
   const auto ours = Make(IndexPlace::kSketch), want = MakeInline();
   ASSERT_TRUE(ours->Extend(Sealed(1)).ok());

@@ -99,12 +99,14 @@ class SelectGpuTest : public GpuTest {
     const auto kv_heads = shape.kv_heads, d = shape.head_dim, slices = 2 * kv_heads;
     IndexStrides strides = {.codes = pool_.layout().pages() * d * kIndexCodeBytes,
                             .params = pool_.layout().pages() * d,
-                            .rows = pool_.layout().pages() * kPageTokens * 2 * d};
+                            .rows = pool_.layout().pages() * kPageTokens * 2 * d,
+                            .checks = pool_.layout().pages() * kPageTokens};
     std::vector<IndexPage> pages;
     for (const PageId page : pages_) {
       pages.push_back({pool_.Index(0, 0, page), pool_.IndexScale(0, 0, page),
                        pool_.IndexMin(0, 0, page),
-                       reinterpret_cast<const uint16_t*>(pool_.Rows(0, 0, page))});
+                       reinterpret_cast<const uint16_t*>(pool_.Rows(0, 0, page)),
+                       pool_.RowChecks(0, 0, page)});
     }
     const DeviceBuffer sketches = *ops_->Allocate(
         SketchBytes(slices, d) * static_cast<int64_t>(pages.size()), MemoryKind::kSketch);
@@ -115,7 +117,7 @@ class SelectGpuTest : public GpuTest {
       }
       ops_->device_select()->CopyIndex(pages, strides, slices, d, to);
       for (size_t p = 0; p < pages.size(); ++p) {
-        pages[p] = SketchPage(to[p], slices, d, pages[p].rows);
+        pages[p] = SketchPage(pages[p], to[p], slices, d);
       }
       strides.codes = int64_t{d} * kIndexCodeBytes;
       strides.params = d;
@@ -150,9 +152,14 @@ class SelectGpuTest : public GpuTest {
     const DeviceBuffer rows = *ops_->Allocate(static_cast<int64_t>(got.rows.size() * 2 + 2));
     selection.tokens = tokens.As<int32_t>();
     selection.rows = rows.As<BFloat16>();
+    const DeviceBuffer bad_row = *ops_->Allocate(sizeof(BadRow));
+    selection.bad_row = bad_row.As<BadRow>();
     ops_->device_select()->Select(selection);
     ops_->Download(tokens.data(), std::as_writable_bytes(std::span(got.tokens)));
     ops_->Download(rows.data(), std::as_writable_bytes(std::span(got.rows)));
+    BadRow bad;
+    ops_->Download(bad_row.data(), std::as_writable_bytes(std::span(&bad, 1)));
+    EXPECT_EQ(bad.count, 0u) << "row check of slice " << bad.slice << " token " << bad.token;
     return got;
   }
 

@@ -49,7 +49,10 @@ class DevicePages {
 // Strides of the store's own arrays.
 IndexStrides StoreStrides(const PoolView& pool) {
   const int64_t pages = pool.layout().pages(), d = pool.shape().head_dim;
-  return {.codes = pages * d * kCodeBytes, .params = pages * d, .rows = pages * kPageTokens * 2 * d};
+  return {.codes = pages * d * kCodeBytes,
+          .params = pages * d,
+          .rows = pages * kPageTokens * 2 * d,
+          .checks = pages * kPageTokens};
 }
 
 IndexStrides DevicePages::Strides(const PoolView& pool) const {
@@ -74,7 +77,8 @@ absl::Status DevicePages::Extend(const SealedPages& sealed) {
     pages_.push_back({.codes = pool.Index(0, 0, *page),
                       .scale = pool.IndexScale(0, 0, *page),
                       .min = pool.IndexMin(0, 0, *page),
-                      .rows = reinterpret_cast<const uint16_t*>(pool.Rows(0, 0, *page))});
+                      .rows = reinterpret_cast<const uint16_t*>(pool.Rows(0, 0, *page)),
+                      .checks = pool.RowChecks(0, 0, *page)});
   }
   if (place_ == IndexPlace::kSketch) TS_RETURN_IF_ERROR(CopyNewPages(kept, *sealed.pool));
   return UploadTable();
@@ -96,7 +100,7 @@ absl::Status DevicePages::CopyNewPages(size_t first, const PoolView& pool) {
   backend_->device_select()->CopyIndex(std::span(pages_).subspan(first), StoreStrides(pool), slices_,
                                        head_dim_, to);
   for (size_t p = first; p < pages_.size(); ++p) {
-    pages_[p] = SketchPage(sketches_[p].data(), slices_, head_dim_, pages_[p].rows);
+    pages_[p] = SketchPage(pages_[p], sketches_[p].data(), slices_, head_dim_);
   }
   return absl::OkStatus();
 }
@@ -141,9 +145,23 @@ class DeviceFetcher final : public RowFetcher {
     TS_RETURN_IF_ERROR(MakeRoom(answer));
     selection.tokens = answer.tokens.As<int32_t>();
     selection.rows = answer.rows.As<BFloat16>();
+    selection.bad_row = bad_row_.As<BadRow>();
     backend_->device_select()->Select(selection);
+    selected_ = true;
     posted_.push_back({layer, next_});
     return absl::OkStatus();
+  }
+
+  absl::Status Verify() override {
+    if (!selected_) return absl::OkStatus();
+    selected_ = false;
+    BadRow bad;
+    backend_->Download(bad_row_.data(), std::as_writable_bytes(std::span(&bad, 1)));
+    if (bad.count == 0) return absl::OkStatus();
+    const BadRow none;
+    backend_->Upload(std::as_bytes(std::span(&none, 1)), bad_row_.data());
+    return absl::DataLossError(absl::StrCat("row check of layer ", bad.slice / kv_heads_, " head ",
+                                            bad.slice % kv_heads_, " token ", bad.token));
   }
 
   absl::StatusOr<SelectedRows> Take(int32_t layer) override {
@@ -189,6 +207,9 @@ class DeviceFetcher final : public RowFetcher {
   }
 
   absl::Status MakeRoom(Answer& answer) {
+    if (bad_row_.bytes() == 0) {
+      TS_ASSIGN_OR_RETURN(bad_row_, backend_->Allocate(sizeof(BadRow)));
+    }
     const int64_t tokens = int64_t{kv_heads_} * answer.count;
     const int64_t row = int64_t{2} * head_dim_ * static_cast<int64_t>(sizeof(BFloat16));
     if (answer.rows.bytes() >= tokens * row) return absl::OkStatus();
@@ -206,6 +227,8 @@ class DeviceFetcher final : public RowFetcher {
   std::array<Answer, kMaxPosted> answers_;  // the one in use and the one posted ahead
   int next_ = 0;
   std::deque<Posted> posted_;
+  DeviceBuffer bad_row_;
+  bool selected_ = false;  // since Verify
 };
 
 }  // namespace

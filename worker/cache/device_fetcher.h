@@ -24,8 +24,8 @@ enum class IndexPlace {
 int64_t SketchPageBytes(const PoolShape& shape);
 
 // `backend` has device_select(), and its ops can read the pool (Backend::MapHostMemory). The fetcher's
-// queries are device memory, and so are the rows and tokens it gives. It does not verify row checks:
-// a page was verified when its sequence was loaded, or written by this worker.
+// queries are device memory, and so are the rows and tokens it gives. A row that fails its check shows in
+// Verify, not in Take.
 std::unique_ptr<RowFetcher> MakeDeviceFetcher(Backend* backend, const PoolShape& shape,
                                               const SelectParams& params,
                                               std::vector<int32_t> layer_top_k, IndexPlace place);

@@ -274,6 +274,7 @@ absl::Status SequenceCache::PublishTokens(std::span<const TokenId> ids) {
   }
   grant_.committed_tokens = tokens();
   backend_->Synchronize();  // the tokens' rows are in the pages
+  TS_RETURN_IF_ERROR(fetcher_->Verify());
   return store_->Commit(grant_.handle, tokens());
 }
 

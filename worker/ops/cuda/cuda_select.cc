@@ -66,7 +66,8 @@ void CudaSelect::Select(const DeviceSelection& s) {
     LaunchRescore(table, work, names, chosen, scores, context_.stream());
     LaunchTopK(scores, chosen, 0, chosen, s.kv_heads, count, names, s.tokens, context_.stream());
   }
-  LaunchGather(table, s.tokens, count, reinterpret_cast<uint16_t*>(s.rows), context_.stream());
+  LaunchGather(table, s.tokens, count, reinterpret_cast<uint16_t*>(s.rows), s.bad_row,
+               context_.stream());
   CheckCuda(cudaGetLastError(), "Select");
 }
 

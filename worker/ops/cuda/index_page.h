@@ -12,10 +12,16 @@ struct IndexPage {
   const uint8_t* codes = nullptr;  // [head_dim][64], two tokens a byte: kvstore/select/key_codes.h
   const float *scale = nullptr, *min = nullptr;  // [head_dim]
   const uint16_t* rows = nullptr;                // [page_tokens][2][head_dim] bf16
+  const uint32_t* checks = nullptr;              // [page_tokens], of the rows
 };
 // From one slice to the next, in elements of the array.
 struct IndexStrides {
-  int64_t codes = 0, params = 0, rows = 0;
+  int64_t codes = 0, params = 0, rows = 0, checks = 0;
+};
+// The first row whose check failed since this was zero.
+struct BadRow {
+  uint32_t count = 0;  // of such rows
+  int32_t slice = 0, token = 0;
 };
 
 // GroupRule of kvstore/select: the group's mean query scores, or its query heads vote.
@@ -27,14 +33,15 @@ inline constexpr int32_t kIndexCodeBytes = 64;  // of one channel of a page
 inline int64_t SketchBytes(int32_t slices, int32_t head_dim) {
   return int64_t{slices} * head_dim * (kIndexCodeBytes + 2 * static_cast<int64_t>(sizeof(float)));
 }
-inline IndexPage SketchPage(const std::byte* sketch, int32_t slices, int32_t head_dim,
-                            const uint16_t* rows) {
+inline IndexPage SketchPage(const IndexPage& store, const std::byte* sketch, int32_t slices,
+                            int32_t head_dim) {
   const auto* params = reinterpret_cast<const float*>(sketch + int64_t{slices} * head_dim *
                                                                    kIndexCodeBytes);
   return {.codes = reinterpret_cast<const uint8_t*>(sketch),
           .scale = params,
           .min = params + int64_t{slices} * head_dim,
-          .rows = rows};
+          .rows = store.rows,
+          .checks = store.checks};
 }
 
 }  // namespace tailor

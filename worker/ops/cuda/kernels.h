@@ -144,9 +144,9 @@ void LaunchRescore(const SelectTable& table, const SelectWork& work, const int32
 // with names [kv_heads][stride] the names of those positions.
 void LaunchTopK(const float* scores, int32_t stride, int32_t first, int32_t last, int32_t kv_heads,
                 int32_t k, const int32_t* names, int32_t* tokens, CudaStreamRef stream);
-// rows [kv_heads][k][2][head_dim]
+// rows [kv_heads][k][2][head_dim], each held to its check.
 void LaunchGather(const SelectTable& table, const int32_t* tokens, int32_t k, uint16_t* rows,
-                  CudaStreamRef stream);
+                  BadRow* bad_row, CudaStreamRef stream);
 void LaunchCopyIndex(const IndexPage* pages, const IndexStrides& strides, int32_t count,
                      int32_t slices, int32_t head_dim, std::byte* const* sketches,
                      CudaStreamRef stream);

@@ -1,6 +1,7 @@
 // What follows the scores of a selection without the CPU: exact top-k (select_math.h has its rule), the
 // rows gathered from wherever they lie, mapped memory of the host included; and copies of the index.
 #include "worker/ops/cuda/device.cuh"
+#include "worker/ops/cuda/row_check.h"
 #include "worker/ops/cuda/select_math.h"
 
 namespace tailor::cuda {
@@ -64,19 +65,47 @@ __global__ void __launch_bounds__(kTopKThreads)
   }
 }
 
-// A warp a row.
+// The check of a row of which this lane holds 16 bytes, or nothing beyond its end.
+__device__ __forceinline__ uint32_t CheckOf(const uint4& piece, int32_t lane, int32_t bytes) {
+  CheckSums sums;
+  if (lane * kCheckPiece < bytes) {
+    sums = CheckOfPiece(piece.x | static_cast<uint64_t>(piece.y) << 32,
+                        piece.z | static_cast<uint64_t>(piece.w) << 32, lane * kCheckPiece, bytes);
+  }
+#pragma unroll
+  for (int mask = 4; mask < 32; mask *= 2) {  // the same place in other stripes
+    sums.a += __shfl_xor_sync(kWholeWarp, sums.a, mask);
+    sums.b += __shfl_xor_sync(kWholeWarp, sums.b, mask);
+  }
+  uint64_t folds = FoldChecks(sums, lane % 4 * kCheckPiece);
+  folds += __shfl_xor_sync(kWholeWarp, folds, 1);
+  folds += __shfl_xor_sync(kWholeWarp, folds, 2);
+  return FinishCheck(folds, bytes);
+}
+
+// A warp a row: 16 bytes a lane.
 __global__ void __launch_bounds__(128)
-    GatherKernel(SelectTable table, const int32_t* tokens, int32_t k, uint16_t* rows) {
+    GatherKernel(SelectTable table, const int32_t* tokens, int32_t k, uint16_t* rows,
+                 BadRow* bad_row) {
   const auto i = static_cast<int32_t>(blockIdx.x * 4 + threadIdx.x / 32),
              head = static_cast<int32_t>(blockIdx.y);
   if (i >= k) return;
-  const int32_t token = tokens[int64_t{head} * k + i], loads = 2 * table.head_dim / 8;
-  const uint16_t* page = table.pages[token / kPageRows].rows +
-                         (int64_t{table.row_slice} + head) * table.strides.rows;
-  const auto* from =
-      reinterpret_cast<const uint4*>(page + int64_t{token % kPageRows} * 2 * table.head_dim);
-  auto* to = reinterpret_cast<uint4*>(rows + (int64_t{head} * k + i) * 2 * table.head_dim);
-  for (int32_t l = threadIdx.x % 32; l < loads; l += 32) to[l] = from[l];
+  const int32_t token = tokens[int64_t{head} * k + i], lane = threadIdx.x % 32;
+  const int32_t bytes = 4 * table.head_dim, slice = table.row_slice + head;
+  const IndexPage page = table.pages[token / kPageRows];
+  const uint16_t* row =
+      page.rows + slice * table.strides.rows + int64_t{token % kPageRows} * 2 * table.head_dim;
+  uint16_t* to = rows + (int64_t{head} * k + i) * 2 * table.head_dim;
+  uint4 piece = {0, 0, 0, 0};
+  if (lane * kCheckPiece < bytes) {
+    piece = reinterpret_cast<const uint4*>(row)[lane];
+    reinterpret_cast<uint4*>(to)[lane] = piece;
+  }
+  const uint32_t check = CheckOf(piece, lane, bytes);
+  if (lane != 0 || check == page.checks[slice * table.strides.checks + token % kPageRows]) return;
+  if (atomicAdd(&bad_row->count, 1u) > 0) return;
+  bad_row->slice = slice;
+  bad_row->token = token;
 }
 
 __device__ __forceinline__ void CopyPieces(const void* from, int32_t bytes, std::byte* to) {
@@ -108,9 +137,9 @@ void LaunchTopK(const float* scores, int32_t stride, int32_t first, int32_t last
 }
 
 void LaunchGather(const SelectTable& table, const int32_t* tokens, int32_t k, uint16_t* rows,
-                  CudaStreamRef stream) {
+                  BadRow* bad_row, CudaStreamRef stream) {
   const dim3 grid((k + 3) / 4, table.kv_heads);
-  GatherKernel<<<grid, 128, 0, stream.handle>>>(table, tokens, k, rows);
+  GatherKernel<<<grid, 128, 0, stream.handle>>>(table, tokens, k, rows, bad_row);
 }
 
 void LaunchCopyIndex(const IndexPage* pages, const IndexStrides& strides, int32_t count,

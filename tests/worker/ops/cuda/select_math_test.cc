@@ -14,8 +14,10 @@
 #include "kvstore/select/critical_channels.h"
 #include "kvstore/select/kernels.h"
 #include "kvstore/select/key_codes.h"
+#include "kvstore/select/row_check.h"
 #include "kvstore/select/top_k.h"
 #include "worker/ops/cuda/index_page.h"
+#include "worker/ops/cuda/row_check.h"
 
 namespace tailor::cuda {
 namespace {
@@ -195,6 +197,28 @@ TEST(SelectMathTest, TheExponentialIsTheHostsOnAnyBits) {
     const float x = i % 2 == 0 ? BitsFloat(static_cast<uint32_t>(random()))
                                : static_cast<float>(random() % 400000) / 1000.0f - 200.0f;
     ASSERT_EQ(FloatBits(LinearExp2(x)), FloatBits(Exp2(x))) << x;
+  }
+}
+
+TEST(SelectMathTest, TheCheckOfARowsPiecesIsTheStoresCheckOfTheRow) {
+  std::mt19937_64 random(13);
+  for (int round = 0; round < 2000; ++round) {
+    const int32_t head_dim = round % 2 == 0 ? 64 : 128, bytes = 4 * head_dim;
+    std::vector<BFloat16> row(2 * head_dim);
+    for (BFloat16& value : row) value.bits = static_cast<uint16_t>(random());
+    uint64_t folds = 0;
+    for (int32_t inside = 0; inside < kCheckStripe; inside += kCheckPiece) {
+      CheckSums sums;
+      for (int32_t byte = inside; byte < bytes; byte += kCheckStripe) {
+        uint64_t words[2];
+        std::memcpy(words, reinterpret_cast<const std::byte*>(row.data()) + byte, sizeof(words));
+        const CheckSums piece = CheckOfPiece(words[0], words[1], byte, bytes);
+        sums.a += piece.a;
+        sums.b += piece.b;
+      }
+      folds += FoldChecks(sums, inside);
+    }
+    ASSERT_EQ(FinishCheck(folds, bytes), RowCheck(row)) << "round " << round;
   }
 }
 
