@@ -7,8 +7,13 @@
 
 #ifdef __CUDACC__
 #define TS_HD __host__ __device__ __forceinline__
+// A table that kernels index, and a function that does: under nvcc the device's alone.
+#define TS_TABLE static __constant__ const
+#define TS_TABLE_USER __device__ __forceinline__
 #else
 #define TS_HD inline
+#define TS_TABLE inline constexpr
+#define TS_TABLE_USER inline
 #endif
 #ifdef __CUDA_ARCH__
 #define TS_UNROLL _Pragma("unroll")
