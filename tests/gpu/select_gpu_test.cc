@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <random>
 #include <vector>
@@ -19,8 +20,9 @@ struct Heads {
   int32_t kv_heads, group, head_dim;
 };
 
-// Keys that a test chooses: value(head, token, channel).
-using KeyFn = float (*)(std::mt19937_64& random, int32_t head, int32_t token, int32_t channel);
+// Keys that a test chooses.
+using KeyFn =
+    std::function<float(std::mt19937_64& random, int32_t head, int32_t token, int32_t channel)>;
 
 float NormalKey(std::mt19937_64& random, int32_t, int32_t, int32_t) {
   std::normal_distribution<float> normal;
@@ -48,7 +50,7 @@ class SelectGpuTest : public GpuTest {
 
   // A pool of three layers, 0 dense, whose pages are written, sealed and mapped; a backend of its own,
   // because the pool before is no longer mapped.
-  void MakePool(const Heads& heads, int32_t pages, KeyFn key, uint64_t seed) {
+  void MakePool(const Heads& heads, int32_t pages, const KeyFn& key, uint64_t seed) {
     GpuTest::SetUp();
     const PoolShape shape = {.layers = 3,
                              .kv_heads = heads.kv_heads,
@@ -213,7 +215,7 @@ TEST_F(SelectGpuTest, LongHistoriesAddTheirPagesInTheCpusOrder) {
 }
 
 TEST_F(SelectGpuTest, TiesGoToTheLowerTokenAsOnTheCpu) {
-  for (const KeyFn key : {TiedKey, ZeroKey}) {
+  for (const KeyFn& key : {KeyFn(TiedKey), KeyFn(ZeroKey)}) {
     MakePool({2, 2, 64}, 4, key, 1);
     HostMatrix q(1, 2 * 2 * 64);
     for (int64_t i = 0; i < q.cols; ++i) q.values[i] = static_cast<float>(i % 3) - 1.0f;
@@ -233,19 +235,78 @@ TEST_F(SelectGpuTest, WhatIsNoNumberIsTreatedAsOnTheCpu) {
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   const float special[] = {kNan, kInfinity, -kInfinity, 3e38f, 1e-40f, -0.0f, 1e-30f};
-  for (const KeyFn key : {AnyKey, NormalKey}) {
+  for (const KeyFn& key : {KeyFn(AnyKey), KeyFn(NormalKey)}) {
     MakePool({2, 3, 64}, 3, key, 7);
     for (uint64_t seed = 0; seed < 10; ++seed) {
       SCOPED_TRACE(seed);
       std::mt19937_64 random(seed);
       HostMatrix q = RandomMatrix(1, 2 * 3 * 64, seed, 1);
-      if (seed == 9) std::fill(q.values.begin(), q.values.end(), 1e-40f);
       for (uint64_t i = 0; i < 3 * seed; ++i) {
         q.values[random() % q.values.size()] = special[random() % std::size(special)];
       }
+      if (seed == 9) std::fill(q.values.begin(), q.values.end(), 1e-40f);  // weights' unit overflows
       ExpectSame(1, q.row(0), {24, 40, 8, kHeads, 64});
       ExpectSame(2, q.row(0), {7, 40, 0, kMean, 12});
       ExpectSame(2, q.row(0), {25, 40, 8, kHeads, 0});
+      ExpectSame(2, q.row(0), {25, 40, 8, kMean, 0});
+    }
+  }
+}
+
+// Tokens whose exact scores are the same sums in another order: roundings alone decide, so every sum
+// has to go the CPU's way.
+TEST_F(SelectGpuTest, SumsOfTheSameTermsInAnotherOrderAreRoundedAsOnTheCpu) {
+  const HostMatrix values = RandomMatrix(kPageTokens, 64, 2);
+  for (const int32_t turn : {5, 16, 23}) {
+    // Page p is page 0 with its channels turned: the same minima, codes and products, elsewhere.
+    MakePool({1, 2, 64}, 6,
+             [&](std::mt19937_64&, int32_t, int32_t token, int32_t channel) {
+               const int32_t from = (channel + turn * (token / kPageTokens)) % 64;
+               return values.row(token % kPageTokens)[from];
+             },
+             1);
+    HostMatrix q(1, 2 * 64);
+    for (const float value : {0.7f, 0.3f}) {
+      std::fill(q.values.begin(), q.values.end(), value);
+      ExpectSame(1, q.row(0), {64, 40, 8, kMean, 0});
+      ExpectSame(1, q.row(0), {64, 40, 8, kMean, 100});
+      ExpectSame(1, q.row(0), {64, 40, 8, kHeads, 0});
+      ExpectSame(1, q.row(0), {64, 40, 8, kHeads, 100});
+    }
+  }
+}
+
+// Two query heads that see each other's scores at mirrored tokens, and a third that sees pairs alike: the
+// sums of the two differ by roundings alone, and with them which half of a mirrored group is chosen.
+TEST_F(SelectGpuTest, NormalisersOfTheSameTermsInAnotherOrderAreRoundedAsOnTheCpu) {
+  constexpr int32_t kPages = 70, kTokens = kPages * kPageTokens;
+  for (uint64_t seed = 0; seed < 6; ++seed) {
+    SCOPED_TRACE(seed);
+    std::mt19937_64 random(seed);
+    std::vector<int32_t> mirror;  // neighbours here mirror each other
+    for (int32_t t = 0; t < kTokens; ++t) {
+      if (t % kPageTokens >= 2) mirror.push_back(t);
+    }
+    std::shuffle(mirror.begin(), mirror.end(), random);
+    std::vector<float> value(kTokens), mirrored(kTokens);
+    for (float& v : value) v = static_cast<float>(random() % 8) / 7.0f;
+    for (size_t i = 0; i < mirror.size(); i += 2) {
+      mirrored[mirror[i]] = value[mirror[i + 1]];
+      mirrored[mirror[i + 1]] = value[mirror[i]];
+    }
+    MakePool({1, 3, 64}, kPages,
+             [&](std::mt19937_64&, int32_t, int32_t token, int32_t channel) {
+               if (channel > 2) return 0.0f;
+               if (token % kPageTokens < 2) return static_cast<float>(token % 2);  // equal scales
+               return channel == 0   ? value[token]
+                      : channel == 1 ? mirrored[token]
+                                     : (value[token] + mirrored[token]) / 2;
+             },
+             1);
+    HostMatrix q(1, 3 * 64);
+    q.values[0] = q.values[64 + 1] = q.values[2 * 64 + 2] = 30.0f;
+    for (const int32_t top_k : {500, 1300, 2400, 3700}) {
+      ExpectSame(1, q.row(0), {3, top_k, 8, kHeads, 0});
     }
   }
 }
