@@ -48,9 +48,10 @@ class FetcherGpuTest : public ::testing::Test {
             .pages = std::span(sequence.pages).first(pages),
             .sequence = sequence.handle};
   }
-  std::unique_ptr<RowFetcher> Make(IndexPlace place, std::vector<int32_t> layer_top_k = {}) {
+  std::unique_ptr<RowFetcher> Make(IndexPlace place, std::vector<int32_t> layer_top_k = {},
+                                   int32_t row_cache_rows = 0) {
     return MakeDeviceFetcher(rig_.ops.get(), rig_.pool.shape(), kParams, std::move(layer_top_k),
-                             place);
+                             place, row_cache_rows);
   }
   std::unique_ptr<RowFetcher> MakeInline(std::vector<int32_t> layer_top_k = {}) {
     return MakeInlineFetcher(cpu_.get(), rig_.pool.shape(), kParams, std::move(layer_top_k));
@@ -131,6 +132,49 @@ TEST_F(FetcherGpuTest, TwoLayersPostedTogetherGiveWhatTheyGiveAlone) {
   }
 }
 
+// Queries that move slowly, as a model's do, over few and many slots.
+TEST_F(FetcherGpuTest, ARowCacheChangesNoAnswerAndCountsWhatItHad) {
+  for (const int32_t slots : {4, 16, 64, 256}) {
+    const auto ours = Make(IndexPlace::kSketch, {}, slots), want = MakeInline();
+    EXPECT_EQ(ours->row_cache_bytes(), 0);
+    int64_t had = 0;
+    for (int step = 0; step < 12; ++step) {
+      const int64_t pages = step < 4 ? 3 : step == 8 ? 2 : kPages;  // grows, and is cut once
+      HostMatrix q = TestQuery(1);
+      const HostMatrix other = TestQuery(100 + step);
+      for (int64_t i = 0; i < q.cols; ++i) q.values[i] += 0.3f * other.values[i];
+      for (const int32_t layer : {1, 2}) {
+        ASSERT_EQ(PostAndTake(*ours, layer, Sealed(pages), q),
+                  PostAndTake(*want, layer, Sealed(pages), q))
+            << "step " << step << ", slots " << slots;
+      }
+      ASSERT_TRUE(ours->Verify().ok());
+      const int64_t now = ours->cached_rows() - had, rows = 2 * kHeads * kParams.top_k;
+      EXPECT_LE(now, std::min<int64_t>(rows, 2 * kHeads * slots));
+      if (step == 0 || step == 8) {
+        EXPECT_EQ(now, 0) << "nothing is kept yet";
+      } else if (slots == 256 && step > 1 && step != 9) {
+        EXPECT_GT(now, rows / 2);
+      }
+      had = ours->cached_rows();
+    }
+    EXPECT_EQ(ours->row_cache_bytes(), RowCacheBytes(rig_.pool.shape(), slots));
+  }
+}
+
+// Rows that came from the store before are not read again: what is written over them has no effect.
+TEST_F(FetcherGpuTest, ARowInTheCacheIsNotFetchedAgain) {
+  const auto ours = Make(IndexPlace::kSketch, {}, 512);
+  const Fetched before = PostAndTake(*ours, 1, Sealed(), TestQuery());
+  const int32_t token = before.tokens[0];
+  rig_.pool.Rows(1, 0, sequences_.back().pages[token / kPageTokens])[token % kPageTokens *
+                                                                     kRowElements]
+      .bits ^= 1;
+  EXPECT_EQ(PostAndTake(*ours, 1, Sealed(), TestQuery()), before);
+  EXPECT_TRUE(ours->Verify().ok());
+  EXPECT_EQ(ours->cached_rows(), kHeads * kParams.top_k);
+}
+
 // The promise that no wrong row is served holds without a wait: the token is not committed.
 TEST_F(FetcherGpuTest, ARowThatFailsItsCheckIsDataLossOnceTheStepIsVerified) {
   rig_.pool.Rows(1, 1, sequences_.back().pages[2])[17 * kRowElements].bits ^= 1;
@@ -151,6 +195,7 @@ TEST_F(FetcherGpuTest, ARowThatFailsItsCheckIsDataLossOnceTheStepIsVerified) {
 TEST_F(FetcherGpuTest, AStepThatFetchedABadRowIsNotCommitted) {
   rig_.policy.selector = Selector::kSketch;
   rig_.policy.select.top_k = kMaxTopK;
+  rig_.policy.row_cache_rows = 0;  // every step fetches them
   const auto cache = *rig_.Open("s", CacheMode::kHybrid);
   DrivenSequence driven(rig_, *cache);
   ASSERT_TRUE(driven.PrefillTo(300).ok());
@@ -187,6 +232,7 @@ TEST_F(FetcherGpuTest, TheQuoteCountsTheSketchAsPrefillDecodeAndAttachMakeIt) {
     const LayerBytes quote = SequenceCache::Quote(rig_.policy, rig_.pool.shape(),
                                                   CacheMode::kHybrid, cache.tokens());
     EXPECT_EQ(cache.totals().worker.sketch, quote.sketch) << cache.tokens();
+    EXPECT_EQ(cache.totals().worker.row_cache, quote.row_cache) << cache.tokens();
   };
   {
     const auto cache = *rig_.Open("s", CacheMode::kHybrid);

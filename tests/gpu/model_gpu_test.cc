@@ -127,6 +127,7 @@ void ExpectSameLogitsOfEverySelector(MeasuredModel& m, const SequenceCache& pare
       token = ArgMax(logits);
     }
     EXPECT_GT((*cache)->totals().rows_fetched, 0);
+    EXPECT_EQ((*cache)->totals().rows_cached > 0, copies);
     if (copies) {
       EXPECT_EQ((*cache)->totals().worker.sketch,
                 SequenceCache::Quote(policy, m.pool.shape(), CacheMode::kHybrid, (*cache)->tokens())

@@ -154,14 +154,14 @@ class SelectGpuTest : public GpuTest {
     const DeviceBuffer rows = *ops_->Allocate(static_cast<int64_t>(got.rows.size() * 2 + 2));
     selection.tokens = tokens.As<int32_t>();
     selection.rows = rows.As<BFloat16>();
-    const DeviceBuffer bad_row = *ops_->Allocate(sizeof(BadRow));
-    selection.bad_row = bad_row.As<BadRow>();
+    const DeviceBuffer device_report = *ops_->Allocate(sizeof(GatherReport));
+    selection.report = device_report.As<GatherReport>();
     ops_->device_select()->Select(selection);
     ops_->Download(tokens.data(), std::as_writable_bytes(std::span(got.tokens)));
     ops_->Download(rows.data(), std::as_writable_bytes(std::span(got.rows)));
-    BadRow bad;
-    ops_->Download(bad_row.data(), std::as_writable_bytes(std::span(&bad, 1)));
-    EXPECT_EQ(bad.count, 0u) << "row check of slice " << bad.slice << " token " << bad.token;
+    GatherReport report;
+    ops_->Download(device_report.data(), std::as_writable_bytes(std::span(&report, 1)));
+    EXPECT_EQ(report.bad_rows, 0u) << "slice " << report.bad_slice << " token " << report.bad_token;
     return got;
   }
 

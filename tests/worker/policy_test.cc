@@ -106,6 +106,9 @@ TEST(LayerPolicyTest, TheSelectorIsKeptAndDoesNotChangeTheFingerprint) {
     policy.selector = selector;
     EXPECT_EQ(policy.fingerprint(), SomePolicy().fingerprint());
     EXPECT_EQ(LayerPolicy::FromJson(policy.ToJson())->selector, selector);
+    policy.row_cache_rows = 64;
+    EXPECT_EQ(policy.fingerprint(), SomePolicy().fingerprint());
+    EXPECT_EQ(LayerPolicy::FromJson(policy.ToJson())->row_cache_rows, 64);
     EXPECT_THAT(policy.Summary(), HasSubstr(std::string(ToString(selector))));
   }
 }
@@ -127,6 +130,10 @@ TEST(LayerPolicyTest, BadValuesAreNamedWithValueAndLimit) {
   policy.select.channels = 65;
   EXPECT_THAT(MessageOf(policy.Validate(SmallModel(), Weights(1))),
               HasSubstr("channels is 65, limit 1..64"));
+  policy = SomePolicy();
+  policy.row_cache_rows = 6;
+  EXPECT_THAT(MessageOf(policy.Validate(SmallModel(), Weights(1))),
+              HasSubstr("row_cache_rows is 6, not a multiple of 4"));
   policy = SomePolicy();
   policy.select.rescore_extra = -1;
   EXPECT_THAT(MessageOf(policy.Validate(SmallModel(), Weights(1))),

@@ -27,6 +27,11 @@ class DevicePages {
 
   // Covers exactly sealed.pages, copying what is new. Errors: ResourceExhausted.
   absl::Status Extend(const SealedPages& sealed);
+  // Whether they only add to those covered.
+  bool Continues(const SealedPages& sealed) const {
+    return std::mismatch(ids_.begin(), ids_.end(), sealed.pages.begin(), sealed.pages.end()).first ==
+           ids_.end();
+  }
   const IndexPage* table() const { return table_.As<IndexPage>(); }
   IndexStrides Strides(const PoolView& pool) const;
   int64_t sketch_bytes() const {
@@ -115,21 +120,72 @@ absl::Status DevicePages::UploadTable() {
   return absl::OkStatus();
 }
 
+// The row caches of all layers of one sequence.
+class RowCaches {
+ public:
+  RowCaches(Backend* backend, const PoolShape& shape, int32_t slots)
+      : backend_(backend),
+        kv_heads_(shape.kv_heads),
+        head_dim_(shape.head_dim),
+        slots_(slots),
+        all_slots_(int64_t{IndexSlices(shape)} * slots),
+        bytes_(RowCacheBytes(shape, slots)) {}
+
+  // Errors: ResourceExhausted.
+  absl::Status EnsureRoom() {
+    if (slots_ == 0 || memory_.bytes() > 0) return absl::OkStatus();
+    TS_ASSIGN_OR_RETURN(memory_, backend_->Allocate(bytes_, MemoryKind::kRowCache));
+    return absl::OkStatus();
+  }
+  void Clear() {
+    if (memory_.bytes() == 0) return;
+    const std::vector<std::byte> empty(all_slots_ * sizeof(int32_t));
+    backend_->Upload(empty, Tags());
+  }
+  RowCache Of(int32_t sparse_rank) {
+    if (slots_ == 0) return {};
+    const int64_t first = int64_t{sparse_rank} * kv_heads_ * slots_;
+    return {.rows = memory_.As<uint16_t>() + first * 2 * head_dim_,
+            .tags = Tags() + first,
+            .used = reinterpret_cast<uint32_t*>(Tags() + all_slots_) + first,
+            .slots = slots_,
+            .step = ++step_};
+  }
+  int64_t bytes() const { return memory_.bytes(); }
+
+ private:
+  int32_t* Tags() const {
+    return reinterpret_cast<int32_t*>(memory_.As<uint16_t>() + all_slots_ * 2 * head_dim_);
+  }
+
+  Backend* backend_;
+  const int32_t kv_heads_, head_dim_, slots_;
+  const int64_t all_slots_, bytes_;
+  uint32_t step_ = 0;
+  DeviceBuffer memory_;  // rows of all slots, then their tags, then their last uses
+};
+
 class DeviceFetcher final : public RowFetcher {
  public:
-  DeviceFetcher(Backend* backend, const PoolShape& shape, LayerParams params, IndexPlace place)
+  DeviceFetcher(Backend* backend, const PoolShape& shape, LayerParams params, IndexPlace place,
+                int32_t row_cache_rows)
       : backend_(backend),
         kv_heads_(shape.kv_heads),
         head_dim_(shape.head_dim),
         params_(std::move(params)),
         kmax_(shape),
-        pages_(backend, shape, place) {}
+        pages_(backend, shape, place),
+        row_caches_(backend, shape, row_cache_rows) {}
 
   bool takes_device_query() const override { return true; }
   void SetDoublings(int32_t doublings) override { params_.SetDoublings(doublings); }
   int64_t sketch_bytes() const override { return pages_.sketch_bytes(); }
+  int64_t row_cache_bytes() const override { return row_caches_.bytes(); }
+  int64_t cached_rows() const override { return cached_rows_; }
 
   absl::Status Extend(const SealedPages& sealed) override {
+    if (!sealed.pages.empty()) TS_RETURN_IF_ERROR(row_caches_.EnsureRoom());
+    if (!pages_.Continues(sealed)) row_caches_.Clear();
     TS_RETURN_IF_ERROR(pages_.Extend(sealed));
     kmax_.Extend(*sealed.pool, sealed.pages);
     return absl::OkStatus();
@@ -145,7 +201,8 @@ class DeviceFetcher final : public RowFetcher {
     TS_RETURN_IF_ERROR(MakeRoom(answer));
     selection.tokens = answer.tokens.As<int32_t>();
     selection.rows = answer.rows.As<BFloat16>();
-    selection.bad_row = bad_row_.As<BadRow>();
+    selection.report = report_.As<GatherReport>();
+    selection.cache = row_caches_.Of(sealed.pool->layout().SparseRank(layer));
     backend_->device_select()->Select(selection);
     selected_ = true;
     posted_.push_back({layer, next_});
@@ -155,13 +212,16 @@ class DeviceFetcher final : public RowFetcher {
   absl::Status Verify() override {
     if (!selected_) return absl::OkStatus();
     selected_ = false;
-    BadRow bad;
-    backend_->Download(bad_row_.data(), std::as_writable_bytes(std::span(&bad, 1)));
-    if (bad.count == 0) return absl::OkStatus();
-    const BadRow none;
-    backend_->Upload(std::as_bytes(std::span(&none, 1)), bad_row_.data());
-    return absl::DataLossError(absl::StrCat("row check of layer ", bad.slice / kv_heads_, " head ",
-                                            bad.slice % kv_heads_, " token ", bad.token));
+    GatherReport report;
+    backend_->Download(report_.data(), std::as_writable_bytes(std::span(&report, 1)));
+    cached_rows_ += report.cached_rows;
+    const GatherReport none;
+    backend_->Upload(std::as_bytes(std::span(&none, 1)), report_.data());
+    if (report.bad_rows == 0) return absl::OkStatus();
+    row_caches_.Clear();
+    return absl::DataLossError(absl::StrCat("row check of layer ", report.bad_slice / kv_heads_,
+                                            " head ", report.bad_slice % kv_heads_, " token ",
+                                            report.bad_token));
   }
 
   absl::StatusOr<SelectedRows> Take(int32_t layer) override {
@@ -207,8 +267,8 @@ class DeviceFetcher final : public RowFetcher {
   }
 
   absl::Status MakeRoom(Answer& answer) {
-    if (bad_row_.bytes() == 0) {
-      TS_ASSIGN_OR_RETURN(bad_row_, backend_->Allocate(sizeof(BadRow)));
+    if (report_.bytes() == 0) {
+      TS_ASSIGN_OR_RETURN(report_, backend_->Allocate(sizeof(GatherReport)));
     }
     const int64_t tokens = int64_t{kv_heads_} * answer.count;
     const int64_t row = int64_t{2} * head_dim_ * static_cast<int64_t>(sizeof(BFloat16));
@@ -224,11 +284,13 @@ class DeviceFetcher final : public RowFetcher {
   LayerParams params_;
   RunningKmax kmax_;
   DevicePages pages_;
+  RowCaches row_caches_;
   std::array<Answer, kMaxPosted> answers_;  // the one in use and the one posted ahead
   int next_ = 0;
   std::deque<Posted> posted_;
-  DeviceBuffer bad_row_;
+  DeviceBuffer report_;
   bool selected_ = false;  // since Verify
+  int64_t cached_rows_ = 0;
 };
 
 }  // namespace
@@ -242,12 +304,18 @@ int64_t SketchPageBytes(const PoolShape& shape) {
   return SketchBytes(IndexSlices(shape), shape.head_dim);
 }
 
+int64_t RowCacheBytes(const PoolShape& shape, int32_t rows) {
+  const int64_t row = int64_t{2} * shape.head_dim * static_cast<int64_t>(sizeof(BFloat16));
+  return int64_t{IndexSlices(shape)} * rows * (row + 2 * static_cast<int64_t>(sizeof(int32_t)));
+}
+
 std::unique_ptr<RowFetcher> MakeDeviceFetcher(Backend* backend, const PoolShape& shape,
                                               const SelectParams& params,
-                                              std::vector<int32_t> layer_top_k, IndexPlace place) {
-  TS_CHECK(backend->device_select() != nullptr);
-  return std::make_unique<DeviceFetcher>(backend, shape,
-                                         LayerParams(params, std::move(layer_top_k)), place);
+                                              std::vector<int32_t> layer_top_k, IndexPlace place,
+                                              int32_t row_cache_rows) {
+  TS_CHECK(backend->device_select() != nullptr && row_cache_rows % kRowCacheWays == 0);
+  return std::make_unique<DeviceFetcher>(
+      backend, shape, LayerParams(params, std::move(layer_top_k)), place, row_cache_rows);
 }
 
 }  // namespace tailor

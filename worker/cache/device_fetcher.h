@@ -20,14 +20,16 @@ enum class IndexPlace {
   kStore,   // in place, at every step: the published path, for comparison
 };
 
-// Bytes that kSketch keeps of one sealed page.
+// Bytes that kSketch keeps of one sealed page, and a row cache of so many rows a layer and KV head.
 int64_t SketchPageBytes(const PoolShape& shape);
+int64_t RowCacheBytes(const PoolShape& shape, int32_t rows);
 
 // `backend` has device_select(), and its ops can read the pool (Backend::MapHostMemory). The fetcher's
 // queries are device memory, and so are the rows and tokens it gives. A row that fails its check shows in
-// Verify, not in Take.
+// Verify, not in Take. row_cache_rows: LayerPolicy's.
 std::unique_ptr<RowFetcher> MakeDeviceFetcher(Backend* backend, const PoolShape& shape,
                                               const SelectParams& params,
-                                              std::vector<int32_t> layer_top_k, IndexPlace place);
+                                              std::vector<int32_t> layer_top_k, IndexPlace place,
+                                              int32_t row_cache_rows);
 
 }  // namespace tailor

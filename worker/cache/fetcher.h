@@ -40,6 +40,9 @@ class RowFetcher {
   virtual absl::Status Verify() { return absl::OkStatus(); }
   // Of kept copies of the index, in device memory.
   virtual int64_t sketch_bytes() const { return 0; }
+  // Of kept rows, in device memory, and how many rows came out of them instead of the store so far.
+  virtual int64_t row_cache_bytes() const { return 0; }
+  virtual int64_t cached_rows() const { return 0; }
   // Whether Post's q is device memory (then so are the tokens and rows of Take), not the host's.
   virtual bool takes_device_query() const { return false; }
   // Starts the selection of one layer. At most kMaxPosted may be posted and not taken (TS_CHECK).

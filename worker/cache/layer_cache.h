@@ -37,7 +37,8 @@ struct LayerBytes {
   int64_t codes = 0;     // quantized codes and params
   int64_t resident = 0;  // full-precision rows
   int64_t sketch = 0;    // a device's copies of the index
-  int64_t total() const { return codes + resident + sketch; }
+  int64_t row_cache = 0;  // rows a device keeps of those it fetched
+  int64_t total() const { return codes + resident + sketch + row_cache; }
 };
 
 // Rows of one decode step's attention.

@@ -38,10 +38,10 @@ std::unique_ptr<RowFetcher> MakeFetcher(Backend* backend, KvClient* store, const
       return MakeStoreFetcher(store, policy.select, policy.layer_top_k);
     case Selector::kSketch:
       return MakeDeviceFetcher(backend, shape, policy.select, policy.layer_top_k,
-                               IndexPlace::kSketch);
+                               IndexPlace::kSketch, policy.row_cache_rows);
     case Selector::kDevice:
       return MakeDeviceFetcher(backend, shape, policy.select, policy.layer_top_k,
-                               IndexPlace::kStore);
+                               IndexPlace::kStore, 0);
   }
   TS_CHECK(false);
 }
@@ -108,7 +108,10 @@ LayerBytes SequenceCache::Quote(const LayerPolicy& policy, const PoolShape& shap
   const QuantizedPageShape codes = {.bits = policy.bits, .head_dim = shape.head_dim};
   bytes.codes = static_cast<int64_t>(policy.quantized_layers.size()) * sealed * shape.kv_heads *
                 codes.PageBytes();
-  if (policy.selector == Selector::kSketch) bytes.sketch = sealed * SketchPageBytes(shape);
+  if (policy.selector == Selector::kSketch) {
+    bytes.sketch = sealed * SketchPageBytes(shape);
+    if (sealed > 0) bytes.row_cache = RowCacheBytes(shape, policy.row_cache_rows);
+  }
   return bytes;
 }
 
@@ -333,6 +336,8 @@ CacheTotals SequenceCache::totals() const {
     totals.worker.resident += bytes.resident;
   }
   totals.worker.sketch = fetcher_->sketch_bytes();
+  totals.worker.row_cache = fetcher_->row_cache_bytes();
+  totals.rows_cached = fetcher_->cached_rows();
   const PoolShape& shape = pool_->shape();
   const int64_t pages = static_cast<int64_t>(grant_.pages.size());
   const int64_t row_bytes = int64_t{2} * shape.head_dim * static_cast<int64_t>(sizeof(BFloat16));

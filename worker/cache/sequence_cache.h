@@ -24,6 +24,7 @@ struct CacheTotals {
   LayerBytes worker;
   int64_t store_rows = 0, store_index = 0;  // bytes of this sequence's pages
   int64_t rows_fetched = 0, bytes_fetched = 0;
+  int64_t rows_cached = 0;  // of rows_fetched, those that a device's row cache had
 };
 
 // What one decode step's attention did in a layer; worker/quality listens.

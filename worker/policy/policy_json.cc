@@ -67,7 +67,8 @@ absl::Status RefuseUnknownFields(const json& object) {
       "version",         "model_name",    "weights",       "quantized_layers", "bits",
       "residual_tokens", "sink_tokens",   "recent_tokens", "channels",         "top_k",
       "group",           "rescore_extra", "layer_top_k",   "selector",         "query",
-      "predict_norm",    "check_every_tokens", "mass_floor", "evidence"};
+      "predict_norm",    "check_every_tokens", "mass_floor", "evidence",
+      "row_cache_rows"};
   for (const auto& item : object.items()) {
     if (!kKnown.contains(item.key())) {
       return absl::InvalidArgumentError(absl::StrCat("policy field ", item.key(), " is unknown"));
@@ -125,6 +126,7 @@ std::string LayerPolicy::ToJson() const {
       {"rescore_extra", select.rescore_extra},
       {"layer_top_k", layer_top_k},
       {"selector", ToString(selector)},
+      {"row_cache_rows", row_cache_rows},
       {"query", query == QueryMode::kExact ? "exact" : "predicted"},
       {"predict_norm", predict_norm == PredictNorm::kCurrent ? "current" : "next"},
       {"check_every_tokens", check_every_tokens},
@@ -157,6 +159,7 @@ absl::StatusOr<LayerPolicy> LayerPolicy::FromJson(std::string_view text) {
                                 GroupRule::kHeads, &policy.select.group));
   TS_RETURN_IF_ERROR(ReadInt(object, "rescore_extra", &policy.select.rescore_extra));
   TS_RETURN_IF_ERROR(ReadSelector(object, &policy.selector));
+  TS_RETURN_IF_ERROR(ReadInt(object, "row_cache_rows", &policy.row_cache_rows));
   TS_RETURN_IF_ERROR(ReadChoice(object, "query", "exact", QueryMode::kExact, "predicted",
                                 QueryMode::kPredicted, &policy.query));
   TS_RETURN_IF_ERROR(ReadChoice(object, "predict_norm", "current", PredictNorm::kCurrent, "next",

@@ -19,7 +19,8 @@ SelectTable TableOf(const DeviceSelection& s) {
           .queries = s.rule == ScoreRule::kMeanQuery ? 1 : group,
           .rule = s.rule,
           .channels = s.channels,
-          .padded = (s.channels + kIndexLanes - 1) / kIndexLanes * kIndexLanes};
+          .padded = (s.channels + kIndexLanes - 1) / kIndexLanes * kIndexLanes,
+          .cache = s.cache};
 }
 
 }  // namespace
@@ -66,7 +67,12 @@ void CudaSelect::Select(const DeviceSelection& s) {
     LaunchRescore(table, work, names, chosen, scores, context_.stream());
     LaunchTopK(scores, chosen, 0, chosen, s.kv_heads, count, names, s.tokens, context_.stream());
   }
-  LaunchGather(table, s.tokens, count, reinterpret_cast<uint16_t*>(s.rows), s.bad_row,
+  int32_t* sources = nullptr;
+  if (s.cache.slots > 0) {
+    sources = context_.scratch().Take<int32_t>(int64_t{s.kv_heads} * count, context_);
+    LaunchPlanRows(table, s.tokens, count, sources, s.report, context_.stream());
+  }
+  LaunchGather(table, s.tokens, sources, count, reinterpret_cast<uint16_t*>(s.rows), s.report,
                context_.stream());
   CheckCuda(cudaGetLastError(), "Select");
 }

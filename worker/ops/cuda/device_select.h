@@ -29,7 +29,8 @@ struct DeviceSelection {
   // Where the answer goes: Count() tokens a KV head, ascending, and their rows.
   int32_t* tokens = nullptr;  // [kv_heads][count]
   BFloat16* rows = nullptr;   // [kv_heads][count][2][head_dim]
-  BadRow* bad_row = nullptr;  // in device memory: every row given is checked
+  GatherReport* report = nullptr;  // in device memory: every row that comes from the store is checked
+  RowCache cache = {};
 
   int32_t Candidates() const { return std::max(0, page_count * kPageTokens - sink_tokens); }
   int32_t Count() const { return std::min(top_k, Candidates()); }

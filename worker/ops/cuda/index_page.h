@@ -18,11 +18,21 @@ struct IndexPage {
 struct IndexStrides {
   int64_t codes = 0, params = 0, rows = 0, checks = 0;
 };
-// The first row whose check failed since this was zero.
-struct BadRow {
-  uint32_t count = 0;  // of such rows
-  int32_t slice = 0, token = 0;
+// What gathers found since this was zero.
+struct GatherReport {
+  uint32_t bad_rows = 0;             // whose check failed; the first of them:
+  int32_t bad_slice = 0, bad_token = 0;
+  uint32_t cached_rows = 0;          // that came out of a row cache
 };
+// A row cache of every KV head of one layer (row_cache.h), in device memory, zero at first.
+struct RowCache {
+  uint16_t* rows = nullptr;  // [kv_heads][slots][2][head_dim]
+  int32_t* tags = nullptr;   // [kv_heads][slots]
+  uint32_t* used = nullptr;  // [kv_heads][slots]
+  int32_t slots = 0;         // a multiple of kRowCacheWays; 0: no cache
+  uint32_t step = 0;         // greater at every selection
+};
+inline constexpr int32_t kRowCacheWays = 4;
 
 // GroupRule of kvstore/select: the group's mean query scores, or its query heads vote.
 enum class ScoreRule : int32_t { kMeanQuery, kHeadsVote };

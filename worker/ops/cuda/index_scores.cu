@@ -2,6 +2,7 @@
 // kvstore/select/scores.cc on a device. Every float has its fixed place in a sum: 16 lanes, pages in
 // order, halves of lanes; so the bits are the CPU's. Bound by reading `channels` of head_dim channels.
 #include "worker/ops/cuda/device.cuh"
+#include "worker/ops/cuda/row_cache.h"
 #include "worker/ops/cuda/select_math.h"
 
 namespace tailor::cuda {
@@ -236,6 +237,20 @@ __global__ void __launch_bounds__(128) VoteKernel(SelectTable table, SelectWork 
 
 // --- the second look: a warp a token, 16 lanes a query ---
 
+// The row of a token, out of the cache where it has it.
+__device__ __forceinline__ const uint16_t* RowAt(const SelectTable& table, int32_t head,
+                                                 int32_t token) {
+  const RowCache& cache = table.cache;
+  if (cache.slots > 0) {
+    const int64_t first = int64_t{head} * cache.slots;
+    const int32_t slot = FindRow(cache.tags + first, cache.slots, token);
+    if (slot >= 0) return cache.rows + (first + slot) * 2 * table.head_dim;
+  }
+  return table.pages[token / kPageRows].rows +
+         (int64_t{table.row_slice} + head) * table.strides.rows +
+         int64_t{token % kPageRows} * 2 * table.head_dim;
+}
+
 __global__ void __launch_bounds__(32 * kWarps)
     RescoreKernel(SelectTable table, SelectWork work, const int32_t* chosen, int32_t count,
                   float* scores) {
@@ -244,9 +259,7 @@ __global__ void __launch_bounds__(32 * kWarps)
   if (i >= count) return;
   const int32_t lane = threadIdx.x % kIndexLanes, half = threadIdx.x / kIndexLanes % 2;
   const int32_t token = chosen[int64_t{head} * count + i], d = table.head_dim;
-  const uint16_t* key = table.pages[token / kPageRows].rows +
-                        (int64_t{table.row_slice} + head) * table.strides.rows +
-                        int64_t{token % kPageRows} * 2 * d;
+  const uint16_t* key = RowAt(table, head, token);
   float score = 0.0f;
   for (int32_t first = 0; first < table.queries; first += 2) {
     const int64_t query = int64_t{head} * table.queries + min(first + half, table.queries - 1);

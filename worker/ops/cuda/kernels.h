@@ -120,6 +120,7 @@ struct SelectTable {
   int32_t queries = 0;  // that score, of each KV head: 1, their mean, or the whole group
   ScoreRule rule = ScoreRule::kHeadsVote;
   int32_t channels = 0, padded = 0;  // critical ones, and those in whole lanes
+  RowCache cache = {};
 };
 // What the kernels of one selection hand on.
 struct SelectWork {
@@ -144,9 +145,13 @@ void LaunchRescore(const SelectTable& table, const SelectWork& work, const int32
 // with names [kv_heads][stride] the names of those positions.
 void LaunchTopK(const float* scores, int32_t stride, int32_t first, int32_t last, int32_t kv_heads,
                 int32_t k, const int32_t* names, int32_t* tokens, CudaStreamRef stream);
-// rows [kv_heads][k][2][head_dim], each held to its check.
-void LaunchGather(const SelectTable& table, const int32_t* tokens, int32_t k, uint16_t* rows,
-                  BadRow* bad_row, CudaStreamRef stream);
+// sources [kv_heads][k]: where table.cache has the rows of tokens, or will have them (row_cache.h).
+void LaunchPlanRows(const SelectTable& table, const int32_t* tokens, int32_t k, int32_t* sources,
+                    GatherReport* report, CudaStreamRef stream);
+// rows [kv_heads][k][2][head_dim]: from the cache, or from the store and held to their checks. sources:
+// of LaunchPlanRows, null without a cache.
+void LaunchGather(const SelectTable& table, const int32_t* tokens, const int32_t* sources,
+                  int32_t k, uint16_t* rows, GatherReport* report, CudaStreamRef stream);
 void LaunchCopyIndex(const IndexPage* pages, const IndexStrides& strides, int32_t count,
                      int32_t slices, int32_t head_dim, std::byte* const* sketches,
                      CudaStreamRef stream);

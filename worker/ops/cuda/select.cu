@@ -1,6 +1,7 @@
 // What follows the scores of a selection without the CPU: exact top-k (select_math.h has its rule), the
 // rows gathered from wherever they lie, mapped memory of the host included; and copies of the index.
 #include "worker/ops/cuda/device.cuh"
+#include "worker/ops/cuda/row_cache.h"
 #include "worker/ops/cuda/row_check.h"
 #include "worker/ops/cuda/select_math.h"
 
@@ -83,29 +84,50 @@ __device__ __forceinline__ uint32_t CheckOf(const uint4& piece, int32_t lane, in
   return FinishCheck(folds, bytes);
 }
 
+// A block a head, a thread a set.
+__global__ void __launch_bounds__(128)
+    PlanRowsKernel(RowCache cache, const int32_t* tokens, int32_t k, int32_t* sources,
+                   GatherReport* report) {
+  const auto head = static_cast<int64_t>(blockIdx.x);
+  int32_t hits = 0;
+  for (int32_t set = threadIdx.x; set < cache.slots / kRowCacheWays; set += 128) {
+    hits += PlanSet(cache.tags + head * cache.slots, cache.used + head * cache.slots, cache.slots,
+                    set, cache.step, tokens + head * k, k, sources + head * k);
+  }
+  if (hits > 0) atomicAdd(&report->cached_rows, static_cast<uint32_t>(hits));
+}
+
 // A warp a row: 16 bytes a lane.
 __global__ void __launch_bounds__(128)
-    GatherKernel(SelectTable table, const int32_t* tokens, int32_t k, uint16_t* rows,
-                 BadRow* bad_row) {
+    GatherKernel(SelectTable table, const int32_t* tokens, const int32_t* sources, int32_t k,
+                 uint16_t* rows, GatherReport* report) {
   const auto i = static_cast<int32_t>(blockIdx.x * 4 + threadIdx.x / 32),
              head = static_cast<int32_t>(blockIdx.y);
   if (i >= k) return;
-  const int32_t token = tokens[int64_t{head} * k + i], lane = threadIdx.x % 32;
+  const int64_t place = int64_t{head} * k + i, elements = 2 * table.head_dim;
+  const int32_t token = tokens[place], lane = threadIdx.x % 32;
+  const int32_t source = sources == nullptr ? kNotKept : sources[place];
   const int32_t bytes = 4 * table.head_dim, slice = table.row_slice + head;
+  const bool holds = lane * kCheckPiece < bytes;
   const IndexPage page = table.pages[token / kPageRows];
-  const uint16_t* row =
-      page.rows + slice * table.strides.rows + int64_t{token % kPageRows} * 2 * table.head_dim;
-  uint16_t* to = rows + (int64_t{head} * k + i) * 2 * table.head_dim;
+  uint16_t* kept = table.cache.rows + int64_t{head} * table.cache.slots * elements;
+  const uint16_t* row = source >= 0 ? kept + source * elements
+                                    : page.rows + slice * table.strides.rows +
+                                          token % kPageRows * elements;
   uint4 piece = {0, 0, 0, 0};
-  if (lane * kCheckPiece < bytes) {
+  if (holds) {
     piece = reinterpret_cast<const uint4*>(row)[lane];
-    reinterpret_cast<uint4*>(to)[lane] = piece;
+    reinterpret_cast<uint4*>(rows + place * elements)[lane] = piece;
+  }
+  if (source >= 0) return;  // was checked when it came
+  if (holds && source != kNotKept) {
+    reinterpret_cast<uint4*>(kept + FillSlot(source) * elements)[lane] = piece;
   }
   const uint32_t check = CheckOf(piece, lane, bytes);
   if (lane != 0 || check == page.checks[slice * table.strides.checks + token % kPageRows]) return;
-  if (atomicAdd(&bad_row->count, 1u) > 0) return;
-  bad_row->slice = slice;
-  bad_row->token = token;
+  if (atomicAdd(&report->bad_rows, 1u) > 0) return;
+  report->bad_slice = slice;
+  report->bad_token = token;
 }
 
 __device__ __forceinline__ void CopyPieces(const void* from, int32_t bytes, std::byte* to) {
@@ -136,10 +158,16 @@ void LaunchTopK(const float* scores, int32_t stride, int32_t first, int32_t last
                                                            tokens);
 }
 
-void LaunchGather(const SelectTable& table, const int32_t* tokens, int32_t k, uint16_t* rows,
-                  BadRow* bad_row, CudaStreamRef stream) {
+void LaunchPlanRows(const SelectTable& table, const int32_t* tokens, int32_t k, int32_t* sources,
+                    GatherReport* report, CudaStreamRef stream) {
+  PlanRowsKernel<<<table.kv_heads, 128, 0, stream.handle>>>(table.cache, tokens, k, sources,
+                                                            report);
+}
+
+void LaunchGather(const SelectTable& table, const int32_t* tokens, const int32_t* sources,
+                  int32_t k, uint16_t* rows, GatherReport* report, CudaStreamRef stream) {
   const dim3 grid((k + 3) / 4, table.kv_heads);
-  GatherKernel<<<grid, 128, 0, stream.handle>>>(table, tokens, k, rows, bad_row);
+  GatherKernel<<<grid, 128, 0, stream.handle>>>(table, tokens, sources, k, rows, report);
 }
 
 void LaunchCopyIndex(const IndexPage* pages, const IndexStrides& strides, int32_t count,

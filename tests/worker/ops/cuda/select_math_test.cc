@@ -17,6 +17,7 @@
 #include "kvstore/select/row_check.h"
 #include "kvstore/select/top_k.h"
 #include "worker/ops/cuda/index_page.h"
+#include "worker/ops/cuda/row_cache.h"
 #include "worker/ops/cuda/row_check.h"
 
 namespace tailor::cuda {
@@ -220,6 +221,70 @@ TEST(SelectMathTest, TheCheckOfARowsPiecesIsTheStoresCheckOfTheRow) {
     }
     ASSERT_EQ(FinishCheck(folds, bytes), RowCheck(row)) << "round " << round;
   }
+}
+
+// Every row that a plan says is kept is the token's own, and no slot serves two tokens of one step.
+TEST(SelectMathTest, ARowCachePlanNeverMixesTokens) {
+  const uint64_t seed = 21;
+  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  std::mt19937_64 random(seed);
+  for (int round = 0; round < 60; ++round) {
+    const auto slots = static_cast<int32_t>(kRowCacheWays * (1 + random() % 12));
+    std::vector<int32_t> tags(slots), held(slots, -1);  // held: whose row lies in a slot
+    std::vector<uint32_t> used(slots);
+    for (uint32_t step = 1; step < 30; ++step) {
+      std::set<int32_t> chosen;
+      while (chosen.size() < 20) chosen.insert(static_cast<int32_t>(random() % 60));
+      const std::vector<int32_t> tokens(chosen.begin(), chosen.end());
+      const auto count = static_cast<int32_t>(tokens.size());
+      std::vector<int32_t> sources(count, 12345);
+      int32_t hits = 0;
+      for (int32_t set = 0; set < slots / kRowCacheWays; ++set) {
+        hits += PlanSet(tags.data(), used.data(), slots, set, step, tokens.data(), count,
+                        sources.data());
+      }
+      std::set<int32_t> taken;
+      for (int32_t i = 0; i < count; ++i) {
+        if (sources[i] >= 0) {
+          ASSERT_EQ(held[sources[i]], tokens[i]);
+          --hits;
+        }
+        if (sources[i] == kNotKept) continue;
+        const int32_t slot = sources[i] >= 0 ? sources[i] : FillSlot(sources[i]);
+        ASSERT_GE(slot, 0);
+        ASSERT_LT(slot, slots);
+        ASSERT_TRUE(taken.insert(slot).second);
+        ASSERT_EQ(FindRow(tags.data(), slots, tokens[i]), slot);
+      }
+      ASSERT_EQ(hits, 0);
+      for (int32_t i = 0; i < count; ++i) {
+        if (sources[i] < kNotKept) held[FillSlot(sources[i])] = tokens[i];
+      }
+    }
+  }
+}
+
+TEST(SelectMathTest, TheLeastRecentlyUsedRowOfASetGivesWay) {
+  std::vector<int32_t> tags(8);
+  std::vector<uint32_t> used(8);
+  uint32_t step = 0;
+  const auto fetch = [&](std::vector<int32_t> tokens) {
+    std::vector<int32_t> sources(tokens.size());
+    int32_t hits = 0;
+    ++step;
+    for (int32_t set = 0; set < 2; ++set) {
+      hits += PlanSet(tags.data(), used.data(), 8, set, step, tokens.data(),
+                      static_cast<int32_t>(tokens.size()), sources.data());
+    }
+    return hits;
+  };
+  EXPECT_EQ(fetch({0, 2}), 0);  // of set 0
+  EXPECT_EQ(fetch({4, 6}), 0);
+  EXPECT_EQ(fetch({0}), 1);
+  EXPECT_EQ(fetch({8}), 0);  // in the place of 2
+  EXPECT_EQ(fetch({0, 4, 6, 8}), 4);
+  EXPECT_EQ(fetch({0, 2, 4, 6, 8}), 4) << "no row of this step gives way";
+  EXPECT_EQ(fetch({2}), 0);
 }
 
 TEST(SelectMathTest, AKeyLeadsBackToItsScore) {
