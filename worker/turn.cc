@@ -22,6 +22,7 @@ absl::Status BeginTurn(const LlamaModel& model, SequenceCache* cache, Turn& turn
                    turn.request.resumed_tokens);
   (void)cache->TakeChecks();
   turn.rows_fetched_before = cache->totals().rows_fetched;
+  turn.bytes_fetched_before = cache->totals().bytes_fetched;
   const auto& history = turn.request.history;
   turn.report.reused_tokens = cache->tokens();
   turn.report.prefilled_tokens = static_cast<int64_t>(history.size()) - cache->tokens();
@@ -72,9 +73,7 @@ void CompleteReport(Turn& turn) {
   if (turn.cache == nullptr) return;
   const CacheTotals totals = turn.cache->totals();
   report.rows_fetched = totals.rows_fetched - turn.rows_fetched_before;
-  if (totals.rows_fetched > 0) {
-    report.bytes_fetched = report.rows_fetched * (totals.bytes_fetched / totals.rows_fetched);
-  }
+  report.bytes_fetched = totals.bytes_fetched - turn.bytes_fetched_before;
   const CheckTotals checks = turn.cache->TakeChecks();
   if (checks.heads > 0) {
     report.checked_heads = checks.heads;

@@ -29,6 +29,7 @@ struct Turn {
   std::optional<Sampler> sampler;
   TokenId newest = 0;                  // sampled or resumed, its KV not computed yet
   int64_t rows_fetched_before = 0;     // by earlier turns of the sequence
+  int64_t bytes_fetched_before = 0;
   TurnReport report;
   Clock::time_point submitted, started, first_token;
 

@@ -43,8 +43,8 @@ struct SelectKernels {
                      int32_t weight_stride, std::span<const QueryTerms> terms, float* scores,
                      int64_t score_stride);
   // scores[t] = Exp2(scores[t] - largest); factor is 1 / their sum. n: a multiple of kLanes, not 0.
-  // NaN has no part in `largest`. The sum goes by lanes of a page, then by pages, then over lanes: a
-  // device adds pages side by side and gets the same bits.
+  // NaN has no part in `largest`. The sum goes by lanes of a page, then by pages, then over lanes:
+  // a device adds pages side by side and gets the same bits.
   ScoreShare (*exponents)(float* scores, int64_t n);
   // total[t] += factor * scores[t].
   void (*add)(const float* scores, float factor, float* total, int64_t n);

@@ -43,9 +43,10 @@ void AddModelFlags(CLI::App& command, UpOptions& options) {
       ->capture_default_str()
       ->envname("TAILOR_ATTENTION");
   command
-      .add_option("--selector", options.selector,
-                  "Who selects rows: inline (worker), store, or the worker's GPU: sketch, device (for "
-                  "comparison); default: the policy's")
+      .add_option(
+          "--selector", options.selector,
+          "Who selects rows: inline (worker), store, or the worker's GPU: sketch, device (for "
+          "comparison); default: the policy's")
       ->check(CLI::IsMember({"inline", "store", "sketch", "device"}))
       ->envname("TAILOR_SELECTOR");
   command

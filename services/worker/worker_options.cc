@@ -53,10 +53,11 @@ void AddModelFlags(CLI::App& app, WorkerOptions& options, EnumTexts& texts) {
                  "Attention of requests that do not say: hybrid, or full (the baseline)")
       ->check(CLI::IsMember(kAttentionNames))
       ->envname("TAILOR_WORKER_ATTENTION_DEFAULT");
-  app.add_option("--selector", texts.selector,
-                 "Who selects rows: inline (this process), store, or a GPU: sketch (from its own copy of "
-                 "the index), device (from the store's, over PCIe; for comparison). Without a GPU the last "
-                 "two are inline. Default: the policy's")
+  app.add_option(
+         "--selector", texts.selector,
+         "Who selects rows: inline (this process), store, or a GPU: sketch (from its own copy of "
+         "the index), device (from the store's, over PCIe; for comparison). Without a GPU the last "
+         "two are inline. Default: the policy's")
       ->check(CLI::IsMember(kSelectorNames))
       ->envname("TAILOR_WORKER_SELECTOR");
   app.add_option("--query", texts.query,

@@ -1,6 +1,6 @@
-// How many of the rows a step fetches were fetched a short while before: what a row cache in a device's
-// memory would save. Real selections of a real text, teacher-forced; caches of several sizes and shapes
-// are simulated beside one another, each a layer and KV head. JSON to stdout.
+// How many of the rows a step fetches were fetched a short while before: what a row cache in a
+// device's memory would save. Real selections of a real text, teacher-forced; caches of several
+// sizes and shapes are simulated beside one another, each a layer and KV head. JSON to stdout.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
@@ -74,7 +74,8 @@ class ListeningFetcher final : public RowFetcher {
     if (!selected.ok()) return selected;
     for (int32_t head = 0; head < kv_heads_; ++head) {
       std::vector<SimulatedCache>& caches = caches_[layer * kv_heads_ + head];
-      const auto tokens = selected->tokens.subspan(int64_t{head} * selected->count, selected->count);
+      const auto tokens =
+          selected->tokens.subspan(int64_t{head} * selected->count, selected->count);
       for (const int32_t token : tokens) {
         for (size_t i = 0; i < caches.size(); ++i) hits_[i] += caches[i].Fetch(token) ? 1 : 0;
       }
@@ -91,10 +92,11 @@ class ListeningFetcher final : public RowFetcher {
     nlohmann::json out = nlohmann::json::array();
     for (size_t i = 0; i < shapes_.size(); ++i) {
       const int slots = shapes_[i].sets * shapes_[i].ways;
-      out.push_back({{"slots", slots},
-                     {"ways", shapes_[i].ways},
-                     {"hit_rate", static_cast<double>(hits_[i]) / static_cast<double>(rows_)},
-                     {"bytes_a_sequence", static_cast<int64_t>(caches_.size()) * slots * 4 * head_dim}});
+      out.push_back(
+          {{"slots", slots},
+           {"ways", shapes_[i].ways},
+           {"hit_rate", static_cast<double>(hits_[i]) / static_cast<double>(rows_)},
+           {"bytes_a_sequence", static_cast<int64_t>(caches_.size()) * slots * 4 * head_dim}});
     }
     return out;
   }
@@ -121,10 +123,12 @@ absl::Status Run(const Options& options) {
   TS_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Create(bench->file->tokenizer()));
   TS_ASSIGN_OR_RETURN(const std::vector<TokenId> ids, tokenizer->Encode(text));
   if (static_cast<int64_t>(ids.size()) < total) {
-    return absl::InvalidArgumentError(absl::StrCat("text has ", ids.size(), " tokens, need ", total));
+    return absl::InvalidArgumentError(
+        absl::StrCat("text has ", ids.size(), " tokens, need ", total));
   }
   TS_ASSIGN_OR_RETURN(auto cache, bench->Open("text", CacheMode::kHybrid, total));
-  TS_RETURN_IF_ERROR(bench->RunPrefill({ids.begin(), ids.begin() + options.context_tokens}, *cache));
+  TS_RETURN_IF_ERROR(
+      bench->RunPrefill({ids.begin(), ids.begin() + options.context_tokens}, *cache));
   const int k = bench->policy.select.top_k;
   std::vector<CacheShape> shapes;
   for (const int slots : {k, 2 * k, 4 * k, 8 * k}) {

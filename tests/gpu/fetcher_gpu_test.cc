@@ -1,4 +1,5 @@
-// Selectors `sketch` and `device` as a sequence's cache uses them, against `inline` on the same pages.
+// Selectors `sketch` and `device` as a sequence's cache uses them, against `inline` on the same
+// pages.
 #include <algorithm>
 #include <deque>
 #include <vector>
@@ -118,8 +119,8 @@ TEST_F(FetcherGpuTest, EachLayerHasItsOwnNumberOfRowsAndADoublingTwiceThat) {
   }
 }
 
-// query = predicted: a layer's selection is posted while the one before it is still to be taken, and
-// while that layer attends.
+// query = predicted: a layer's selection is posted while the one before it is still to be taken,
+// and while that layer attends.
 TEST_F(FetcherGpuTest, TwoLayersPostedTogetherGiveWhatTheyGiveAlone) {
   for (const IndexPlace place : kPlaces) {
     const auto ours = Make(place), want = MakeInline();
@@ -167,8 +168,8 @@ TEST_F(FetcherGpuTest, ARowInTheCacheIsNotFetchedAgain) {
   const auto ours = Make(IndexPlace::kSketch, {}, 512);
   const Fetched before = PostAndTake(*ours, 1, Sealed(), TestQuery());
   const int32_t token = before.tokens[0];
-  rig_.pool.Rows(1, 0, sequences_.back().pages[token / kPageTokens])[token % kPageTokens *
-                                                                     kRowElements]
+  rig_.pool
+      .Rows(1, 0, sequences_.back().pages[token / kPageTokens])[token % kPageTokens * kRowElements]
       .bits ^= 1;
   EXPECT_EQ(PostAndTake(*ours, 1, Sealed(), TestQuery()), before);
   EXPECT_TRUE(ours->Verify().ok());
@@ -229,8 +230,8 @@ TEST_F(FetcherGpuTest, WithoutRoomForASketchNothingIsCoveredByHalves) {
 TEST_F(FetcherGpuTest, TheQuoteCountsTheSketchAsPrefillDecodeAndAttachMakeIt) {
   rig_.policy.selector = Selector::kSketch;
   const auto expect_quoted = [&](const SequenceCache& cache) {
-    const LayerBytes quote = SequenceCache::Quote(rig_.policy, rig_.pool.shape(),
-                                                  CacheMode::kHybrid, cache.tokens());
+    const LayerBytes quote =
+        SequenceCache::Quote(rig_.policy, rig_.pool.shape(), CacheMode::kHybrid, cache.tokens());
     EXPECT_EQ(cache.totals().worker.sketch, quote.sketch) << cache.tokens();
     EXPECT_EQ(cache.totals().worker.row_cache, quote.row_cache) << cache.tokens();
   };

@@ -48,8 +48,8 @@ class SelectGpuTest : public GpuTest {
     ASSERT_NE(ops_->device_select(), nullptr);
   }
 
-  // A pool of three layers, 0 dense, whose pages are written, sealed and mapped; a backend of its own,
-  // because the pool before is no longer mapped.
+  // A pool of three layers, 0 dense, whose pages are written, sealed and mapped; a backend of its
+  // own, because the pool before is no longer mapped.
   void MakePool(const Heads& heads, int32_t pages, const KeyFn& key, uint64_t seed) {
     GpuTest::SetUp();
     const PoolShape shape = {.layers = 3,
@@ -62,15 +62,15 @@ class SelectGpuTest : public GpuTest {
     std::mt19937_64 random(seed);
     pages_.clear();
     for (int32_t p = 0; p < pages; ++p) {
-      pages_.push_back(PageId{static_cast<uint32_t>(pages - p)});  // not in order, a gap at either end
+      pages_.push_back(
+          PageId{static_cast<uint32_t>(pages - p)});  // not in order, a gap at either end
       for (int32_t layer = 0; layer < 3; ++layer) {
         for (int32_t head = 0; head < heads.kv_heads; ++head) {
           BFloat16* rows = pool_.Rows(layer, head, pages_[p]);
           for (int32_t i = 0; i < kPageTokens * 2 * heads.head_dim; ++i) {
             const int32_t t = i / (2 * heads.head_dim), c = i % (2 * heads.head_dim);
-            rows[i] = ToBFloat16(c < heads.head_dim
-                                     ? key(random, head, p * kPageTokens + t, c)
-                                     : static_cast<float>(p * kPageTokens + t));
+            rows[i] = ToBFloat16(c < heads.head_dim ? key(random, head, p * kPageTokens + t, c)
+                                                    : static_cast<float>(p * kPageTokens + t));
           }
         }
       }
@@ -105,10 +105,9 @@ class SelectGpuTest : public GpuTest {
                             .checks = pool_.layout().pages() * kPageTokens};
     std::vector<IndexPage> pages;
     for (const PageId page : pages_) {
-      pages.push_back({pool_.Index(0, 0, page), pool_.IndexScale(0, 0, page),
-                       pool_.IndexMin(0, 0, page),
-                       reinterpret_cast<const uint16_t*>(pool_.Rows(0, 0, page)),
-                       pool_.RowChecks(0, 0, page)});
+      pages.push_back(
+          {pool_.Index(0, 0, page), pool_.IndexScale(0, 0, page), pool_.IndexMin(0, 0, page),
+           reinterpret_cast<const uint16_t*>(pool_.Rows(0, 0, page)), pool_.RowChecks(0, 0, page)});
     }
     const DeviceBuffer sketches = *ops_->Allocate(
         SketchBytes(slices, d) * static_cast<int64_t>(pages.size()), MemoryKind::kSketch);
@@ -124,7 +123,8 @@ class SelectGpuTest : public GpuTest {
       strides.codes = int64_t{d} * kIndexCodeBytes;
       strides.params = d;
     }
-    const DeviceBuffer table = *ops_->Allocate(static_cast<int64_t>(pages.size() * sizeof(IndexPage)));
+    const DeviceBuffer table =
+        *ops_->Allocate(static_cast<int64_t>(pages.size() * sizeof(IndexPage)));
     ops_->Upload(std::as_bytes(std::span(pages)), table.data());
     const DeviceBuffer device_q = *ops_->Allocate(static_cast<int64_t>(q.size_bytes()));
     ops_->Upload(std::as_bytes(q), device_q.data());
@@ -168,8 +168,8 @@ class SelectGpuTest : public GpuTest {
   void ExpectSame(int32_t layer, std::span<const float> q, const SelectParams& params) {
     SCOPED_TRACE(absl::StrCat("layer ", layer, ", ", params.channels, " channels, top ",
                               params.top_k, ", sink ", params.sink_tokens, ", extra ",
-                              params.rescore_extra, ", heads ",
-                              params.group == GroupRule::kHeads, ", pages ", pages_.size()));
+                              params.rescore_extra, ", heads ", params.group == GroupRule::kHeads,
+                              ", pages ", pages_.size()));
     const Selection want = Want(layer, q, params);
     for (const IndexIn from : {IndexIn::kPool, IndexIn::kSketch}) {
       const Selection got = Got(layer, q, params, from);
@@ -219,9 +219,9 @@ TEST_F(SelectGpuTest, TiesGoToTheLowerTokenAsOnTheCpu) {
     MakePool({2, 2, 64}, 4, key, 1);
     HostMatrix q(1, 2 * 2 * 64);
     for (int64_t i = 0; i < q.cols; ++i) q.values[i] = static_cast<float>(i % 3) - 1.0f;
-    for (const SelectParams& params : {SelectParams{24, 40, 8, kHeads, 64},
-                                       SelectParams{8, 100, 0, kMean, 0},
-                                       SelectParams{9, 33, 1, kHeads, 0}}) {
+    for (const SelectParams& params :
+         {SelectParams{24, 40, 8, kHeads, 64}, SelectParams{8, 100, 0, kMean, 0},
+          SelectParams{9, 33, 1, kHeads, 0}}) {
       ExpectSame(1, q.row(0), params);
     }
     std::fill(q.values.begin(), q.values.end(), 0.0f);
@@ -244,7 +244,8 @@ TEST_F(SelectGpuTest, WhatIsNoNumberIsTreatedAsOnTheCpu) {
       for (uint64_t i = 0; i < 3 * seed; ++i) {
         q.values[random() % q.values.size()] = special[random() % std::size(special)];
       }
-      if (seed == 9) std::fill(q.values.begin(), q.values.end(), 1e-40f);  // weights' unit overflows
+      if (seed == 9)
+        std::fill(q.values.begin(), q.values.end(), 1e-40f);  // weights' unit overflows
       ExpectSame(1, q.row(0), {24, 40, 8, kHeads, 64});
       ExpectSame(2, q.row(0), {7, 40, 0, kMean, 12});
       ExpectSame(2, q.row(0), {25, 40, 8, kHeads, 0});
@@ -253,18 +254,19 @@ TEST_F(SelectGpuTest, WhatIsNoNumberIsTreatedAsOnTheCpu) {
   }
 }
 
-// Tokens whose exact scores are the same sums in another order: roundings alone decide, so every sum
-// has to go the CPU's way.
+// Tokens whose exact scores are the same sums in another order: roundings alone decide, so every
+// sum has to go the CPU's way.
 TEST_F(SelectGpuTest, SumsOfTheSameTermsInAnotherOrderAreRoundedAsOnTheCpu) {
   const HostMatrix values = RandomMatrix(kPageTokens, 64, 2);
   for (const int32_t turn : {5, 16, 23}) {
     // Page p is page 0 with its channels turned: the same minima, codes and products, elsewhere.
-    MakePool({1, 2, 64}, 6,
-             [&](std::mt19937_64&, int32_t, int32_t token, int32_t channel) {
-               const int32_t from = (channel + turn * (token / kPageTokens)) % 64;
-               return values.row(token % kPageTokens)[from];
-             },
-             1);
+    MakePool(
+        {1, 2, 64}, 6,
+        [&](std::mt19937_64&, int32_t, int32_t token, int32_t channel) {
+          const int32_t from = (channel + turn * (token / kPageTokens)) % 64;
+          return values.row(token % kPageTokens)[from];
+        },
+        1);
     HostMatrix q(1, 2 * 64);
     for (const float value : {0.7f, 0.3f}) {
       std::fill(q.values.begin(), q.values.end(), value);
@@ -276,8 +278,9 @@ TEST_F(SelectGpuTest, SumsOfTheSameTermsInAnotherOrderAreRoundedAsOnTheCpu) {
   }
 }
 
-// Two query heads that see each other's scores at mirrored tokens, and a third that sees pairs alike: the
-// sums of the two differ by roundings alone, and with them which half of a mirrored group is chosen.
+// Two query heads that see each other's scores at mirrored tokens, and a third that sees pairs
+// alike: the sums of the two differ by roundings alone, and with them which half of a mirrored
+// group is chosen.
 TEST_F(SelectGpuTest, NormalisersOfTheSameTermsInAnotherOrderAreRoundedAsOnTheCpu) {
   constexpr int32_t kPages = 70, kTokens = kPages * kPageTokens;
   for (uint64_t seed = 0; seed < 6; ++seed) {
@@ -294,15 +297,16 @@ TEST_F(SelectGpuTest, NormalisersOfTheSameTermsInAnotherOrderAreRoundedAsOnTheCp
       mirrored[mirror[i]] = value[mirror[i + 1]];
       mirrored[mirror[i + 1]] = value[mirror[i]];
     }
-    MakePool({1, 3, 64}, kPages,
-             [&](std::mt19937_64&, int32_t, int32_t token, int32_t channel) {
-               if (channel > 2) return 0.0f;
-               if (token % kPageTokens < 2) return static_cast<float>(token % 2);  // equal scales
-               return channel == 0   ? value[token]
-                      : channel == 1 ? mirrored[token]
-                                     : (value[token] + mirrored[token]) / 2;
-             },
-             1);
+    MakePool(
+        {1, 3, 64}, kPages,
+        [&](std::mt19937_64&, int32_t, int32_t token, int32_t channel) {
+          if (channel > 2) return 0.0f;
+          if (token % kPageTokens < 2) return static_cast<float>(token % 2);  // equal scales
+          return channel == 0   ? value[token]
+                 : channel == 1 ? mirrored[token]
+                                : (value[token] + mirrored[token]) / 2;
+        },
+        1);
     HostMatrix q(1, 3 * 64);
     q.values[0] = q.values[64 + 1] = q.values[2 * 64 + 2] = 30.0f;
     for (const int32_t top_k : {500, 1300, 2400, 3700}) {

@@ -29,8 +29,8 @@ class DevicePages {
   absl::Status Extend(const SealedPages& sealed);
   // Whether they only add to those covered.
   bool Continues(const SealedPages& sealed) const {
-    return std::mismatch(ids_.begin(), ids_.end(), sealed.pages.begin(), sealed.pages.end()).first ==
-           ids_.end();
+    return std::mismatch(ids_.begin(), ids_.end(), sealed.pages.begin(), sealed.pages.end())
+               .first == ids_.end();
   }
   const IndexPage* table() const { return table_.As<IndexPage>(); }
   IndexStrides Strides(const PoolView& pool) const;
@@ -102,8 +102,8 @@ absl::Status DevicePages::CopyNewPages(size_t first, const PoolView& pool) {
     to.push_back(sketch->data());
     sketches_.push_back(*std::move(sketch));
   }
-  backend_->device_select()->CopyIndex(std::span(pages_).subspan(first), StoreStrides(pool), slices_,
-                                       head_dim_, to);
+  backend_->device_select()->CopyIndex(std::span(pages_).subspan(first), StoreStrides(pool),
+                                       slices_, head_dim_, to);
   for (size_t p = first; p < pages_.size(); ++p) {
     pages_[p] = SketchPage(pages_[p], sketches_[p].data(), slices_, head_dim_);
   }
@@ -249,21 +249,21 @@ class DeviceFetcher final : public RowFetcher {
     const SelectParams params = params_.Of(layer);
     const int32_t rank = sealed.pool->layout().SparseRank(layer);
     const size_t channels = static_cast<size_t>(kv_heads_) * head_dim_;
-    return {.q = {q.data(), 1, static_cast<int64_t>(q.size())},
-            .kv_heads = kv_heads_,
-            .head_dim = head_dim_,
-            .rule = params.group == GroupRule::kMean ? ScoreRule::kMeanQuery
-                                                     : ScoreRule::kHeadsVote,
-            .channels = params.channels,
-            .top_k = params.top_k,
-            .sink_tokens = params.sink_tokens,
-            .rescore_extra = params.rescore_extra,
-            .kmax = {kmax_.Of(rank, 0).data(), channels},  // the heads lie side by side
-            .pages = pages_.table(),
-            .page_count = static_cast<int32_t>(sealed.pages.size()),
-            .strides = pages_.Strides(*sealed.pool),
-            .index_slice = rank * kv_heads_,
-            .row_slice = layer * kv_heads_};
+    return {
+        .q = {q.data(), 1, static_cast<int64_t>(q.size())},
+        .kv_heads = kv_heads_,
+        .head_dim = head_dim_,
+        .rule = params.group == GroupRule::kMean ? ScoreRule::kMeanQuery : ScoreRule::kHeadsVote,
+        .channels = params.channels,
+        .top_k = params.top_k,
+        .sink_tokens = params.sink_tokens,
+        .rescore_extra = params.rescore_extra,
+        .kmax = {kmax_.Of(rank, 0).data(), channels},  // the heads lie side by side
+        .pages = pages_.table(),
+        .page_count = static_cast<int32_t>(sealed.pages.size()),
+        .strides = pages_.Strides(*sealed.pool),
+        .index_slice = rank * kv_heads_,
+        .row_slice = layer * kv_heads_};
   }
 
   absl::Status MakeRoom(Answer& answer) {

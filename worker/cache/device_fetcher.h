@@ -1,5 +1,6 @@
-// Selectors `sketch` and `device`: the device selects by itself and gathers the rows from the store's
-// mapped memory, so no CPU and no wait stands between a layer's query and its attention. ALGORITHM §4.
+// Selectors `sketch` and `device`: the device selects by itself and gathers the rows from the
+// store's mapped memory, so no CPU and no wait stands between a layer's query and its attention.
+// ALGORITHM §4.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +11,8 @@
 
 namespace tailor {
 
-// The selector that this backend runs for one that a policy asks: without selection kernels the worker
-// itself selects (`inline`), which gives the same tokens.
+// The selector that this backend runs for one that a policy asks: without selection kernels the
+// worker itself selects (`inline`), which gives the same tokens.
 Selector RunnableSelector(Selector asked, Backend& backend);
 
 // Where the device reads the index of sealed pages.
@@ -24,9 +25,9 @@ enum class IndexPlace {
 int64_t SketchPageBytes(const PoolShape& shape);
 int64_t RowCacheBytes(const PoolShape& shape, int32_t rows);
 
-// `backend` has device_select(), and its ops can read the pool (Backend::MapHostMemory). The fetcher's
-// queries are device memory, and so are the rows and tokens it gives. A row that fails its check shows in
-// Verify, not in Take. row_cache_rows: LayerPolicy's.
+// `backend` has device_select(), and its ops can read the pool (Backend::MapHostMemory). The
+// fetcher's queries are device memory, and so are the rows and tokens it gives. A row that fails
+// its check shows in Verify, not in Take. row_cache_rows: LayerPolicy's.
 std::unique_ptr<RowFetcher> MakeDeviceFetcher(Backend* backend, const PoolShape& shape,
                                               const SelectParams& params,
                                               std::vector<int32_t> layer_top_k, IndexPlace place,

@@ -32,11 +32,11 @@ class RowFetcher {
   // Selections posted from now on fetch 2^doublings times the policy's rows, kMaxTopK at most; a
   // control keeps to its own number.
   virtual void SetDoublings(int32_t) {}
-  // Brings what is kept of sealed pages up to date: when a sequence is loaded, and after a seal. Errors:
-  // ResourceExhausted.
+  // Brings what is kept of sealed pages up to date: when a sequence is loaded, and after a seal.
+  // Errors: ResourceExhausted.
   virtual absl::Status Extend(const SealedPages&) { return absl::OkStatus(); }
-  // Whether all rows given since the last Verify passed their checks, where Take could not wait to know.
-  // Once the backend's ops have ended. Errors: DataLoss, as Take.
+  // Whether all rows given since the last Verify passed their checks, where Take could not wait to
+  // know. Once the backend's ops have ended. Errors: DataLoss, as Take.
   virtual absl::Status Verify() { return absl::OkStatus(); }
   // Of kept copies of the index, in device memory.
   virtual int64_t sketch_bytes() const { return 0; }

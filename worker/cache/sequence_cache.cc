@@ -345,7 +345,7 @@ CacheTotals SequenceCache::totals() const {
   totals.store_index = pages * static_cast<int64_t>(shape.sparse_layers.size()) * shape.kv_heads *
                        shape.head_dim * (kPageTokens / 2 + 3 * static_cast<int64_t>(sizeof(float)));
   totals.rows_fetched = rows_fetched_;
-  totals.bytes_fetched = rows_fetched_ * row_bytes;
+  totals.bytes_fetched = (rows_fetched_ - totals.rows_cached) * row_bytes;
   return totals;
 }
 

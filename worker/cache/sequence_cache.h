@@ -24,7 +24,8 @@ struct CacheTotals {
   LayerBytes worker;
   int64_t store_rows = 0, store_index = 0;  // bytes of this sequence's pages
   int64_t rows_fetched = 0, bytes_fetched = 0;
-  int64_t rows_cached = 0;  // of rows_fetched, those that a device's row cache had
+  int64_t rows_cached =
+      0;  // of rows_fetched, those that a device's row cache had: not in bytes_fetched
 };
 
 // What one decode step's attention did in a layer; worker/quality listens.
@@ -47,8 +48,8 @@ class SequenceCache {
                                                              const PoolView* pool,
                                                              const LayerPolicy& policy,
                                                              CacheMode mode, SequenceGrant grant);
-  // Worker bytes of a sequence of `tokens` tokens: what Make and Reserve allocate, exactly. The policy's
-  // selector is one that the backend runs (RunnableSelector).
+  // Worker bytes of a sequence of `tokens` tokens: what Make and Reserve allocate, exactly. The
+  // policy's selector is one that the backend runs (RunnableSelector).
   static LayerBytes Quote(const LayerPolicy& policy, const PoolShape& shape, CacheMode mode,
                           int64_t tokens);
 

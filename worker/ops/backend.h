@@ -101,8 +101,8 @@ class Backend {
   virtual std::span<const float> ReadBack(std::span<const float> device,
                                           std::vector<float>* room) = 0;
 
-  // Selection of dominant rows by the device itself (worker/ops/cuda/device_select.h), which lives as
-  // long as the backend; null where a host's threads select.
+  // Selection of dominant rows by the device itself (worker/ops/cuda/device_select.h), which lives
+  // as long as the backend; null where a host's threads select.
   virtual DeviceSelect* device_select() { return nullptr; }
 
   // Host work on the backend's threads: fn(unit, worker), worker < host_threads().

@@ -83,8 +83,8 @@ absl::Status LayerPolicy::Validate(const LlamaHyperparameters& model,
   TS_RETURN_IF_ERROR(CheckRange("rescore_extra", select.rescore_extra, 0, kMaxTopK));
   TS_RETURN_IF_ERROR(CheckRange("row_cache_rows", row_cache_rows, 0, 1 << 16));
   if (row_cache_rows % 4 != 0) {
-    return absl::InvalidArgumentError(absl::StrCat("policy field row_cache_rows is ", row_cache_rows,
-                                                   ", not a multiple of 4"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("policy field row_cache_rows is ", row_cache_rows, ", not a multiple of 4"));
   }
   TS_RETURN_IF_ERROR(CheckRange("check_every_tokens", check_every_tokens, 0, 1 << 20));
   if (!(mass_floor >= 0 && mass_floor < 1)) {

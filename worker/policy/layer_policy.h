@@ -48,8 +48,9 @@ struct LayerPolicy {
   // in all. Layers differ in how widely they attend: docs/decisions/0004-selection.md.
   std::vector<int32_t> layer_top_k;
   Selector selector = Selector::kInline;
-  // With kSketch: rows a layer and KV head kept on the device; a multiple of 4, 0: none. More memory,
-  // fewer rows over PCIe: about four times top_k spares 84 % of them (tests/bench/row_cache_bench).
+  // With kSketch: rows a layer and KV head kept on the device; a multiple of 4, 0: none. More
+  // memory, fewer rows over PCIe: about four times top_k spares 84 % of them
+  // (tests/bench/row_cache_bench).
   int32_t row_cache_rows = 512;
   QueryMode query = QueryMode::kExact;
   PredictNorm predict_norm = PredictNorm::kNext;

@@ -63,12 +63,26 @@ absl::Status ReadSelector(const json& object, Selector* out) {
 }
 
 absl::Status RefuseUnknownFields(const json& object) {
-  static const std::set<std::string> kKnown = {
-      "version",         "model_name",    "weights",       "quantized_layers", "bits",
-      "residual_tokens", "sink_tokens",   "recent_tokens", "channels",         "top_k",
-      "group",           "rescore_extra", "layer_top_k",   "selector",         "query",
-      "predict_norm",    "check_every_tokens", "mass_floor", "evidence",
-      "row_cache_rows"};
+  static const std::set<std::string> kKnown = {"version",
+                                               "model_name",
+                                               "weights",
+                                               "quantized_layers",
+                                               "bits",
+                                               "residual_tokens",
+                                               "sink_tokens",
+                                               "recent_tokens",
+                                               "channels",
+                                               "top_k",
+                                               "group",
+                                               "rescore_extra",
+                                               "layer_top_k",
+                                               "selector",
+                                               "query",
+                                               "predict_norm",
+                                               "check_every_tokens",
+                                               "mass_floor",
+                                               "evidence",
+                                               "row_cache_rows"};
   for (const auto& item : object.items()) {
     if (!kKnown.contains(item.key())) {
       return absl::InvalidArgumentError(absl::StrCat("policy field ", item.key(), " is unknown"));

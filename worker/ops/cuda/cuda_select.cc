@@ -78,16 +78,15 @@ void CudaSelect::Select(const DeviceSelection& s) {
 }
 
 void CudaSelect::CopyIndex(std::span<const IndexPage> pages, const IndexStrides& strides,
-                           int32_t slices, int32_t head_dim,
-                           std::span<std::byte* const> sketches) {
+                           int32_t slices, int32_t head_dim, std::span<std::byte* const> sketches) {
   TS_CHECK(pages.size() == sketches.size());
   context_.Bind();
   constexpr size_t kAtOnce = 16384;  // of the argument ring's sections
   for (size_t first = 0; first < pages.size(); first += kAtOnce) {
     const size_t count = std::min(kAtOnce, pages.size() - first);
-    LaunchCopyIndex(context_.Put(pages.subspan(first, count)), strides,
-                    static_cast<int32_t>(count), slices, head_dim,
-                    context_.Put(sketches.subspan(first, count)), context_.stream());
+    LaunchCopyIndex(context_.Put(pages.subspan(first, count)), strides, static_cast<int32_t>(count),
+                    slices, head_dim, context_.Put(sketches.subspan(first, count)),
+                    context_.stream());
   }
   CheckCuda(cudaGetLastError(), "CopyIndex");
 }

@@ -1,7 +1,7 @@
 // Selection of dominant rows on the device, with no CPU in the loop: critical channels, approximate
 // scores from the 4-bit index, the heads' vote, the second look at exact keys, top-k, gather. The
-// tokens of kvstore/select, index for index (ALGORITHM §3.3-3.5). Knows no CUDA header; a backend has
-// one where it has these kernels (Backend::device_select).
+// tokens of kvstore/select, index for index (ALGORITHM §3.3-3.5). Knows no CUDA header; a backend
+// has one where it has these kernels (Backend::device_select).
 #pragma once
 
 #include <algorithm>
@@ -29,7 +29,8 @@ struct DeviceSelection {
   // Where the answer goes: Count() tokens a KV head, ascending, and their rows.
   int32_t* tokens = nullptr;  // [kv_heads][count]
   BFloat16* rows = nullptr;   // [kv_heads][count][2][head_dim]
-  GatherReport* report = nullptr;  // in device memory: every row that comes from the store is checked
+  GatherReport* report =
+      nullptr;  // in device memory: every row that comes from the store is checked
   RowCache cache = {};
 
   int32_t Candidates() const { return std::max(0, page_count * kPageTokens - sink_tokens); }

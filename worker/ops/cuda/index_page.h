@@ -1,5 +1,5 @@
-// The store's index as a device reads it (kvstore/layout.h): in place, or in a copy of its own. Free of
-// everything nvcc need not see.
+// The store's index as a device reads it (kvstore/layout.h): in place, or in a copy of its own.
+// Free of everything nvcc need not see.
 #pragma once
 
 #include <cstddef>
@@ -20,9 +20,9 @@ struct IndexStrides {
 };
 // What gathers found since this was zero.
 struct GatherReport {
-  uint32_t bad_rows = 0;             // whose check failed; the first of them:
+  uint32_t bad_rows = 0;  // whose check failed; the first of them:
   int32_t bad_slice = 0, bad_token = 0;
-  uint32_t cached_rows = 0;          // that came out of a row cache
+  uint32_t cached_rows = 0;  // that came out of a row cache
 };
 // A row cache of every KV head of one layer (row_cache.h), in device memory, zero at first.
 struct RowCache {
@@ -45,8 +45,8 @@ inline int64_t SketchBytes(int32_t slices, int32_t head_dim) {
 }
 inline IndexPage SketchPage(const IndexPage& store, const std::byte* sketch, int32_t slices,
                             int32_t head_dim) {
-  const auto* params = reinterpret_cast<const float*>(sketch + int64_t{slices} * head_dim *
-                                                                   kIndexCodeBytes);
+  const auto* params =
+      reinterpret_cast<const float*>(sketch + int64_t{slices} * head_dim * kIndexCodeBytes);
   return {.codes = reinterpret_cast<const uint8_t*>(sketch),
           .scale = params,
           .min = params + int64_t{slices} * head_dim,

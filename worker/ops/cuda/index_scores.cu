@@ -1,6 +1,7 @@
 // Scores of a sparse layer's tokens from the 4-bit index, and of a few from their exact keys:
-// kvstore/select/scores.cc on a device. Every float has its fixed place in a sum: 16 lanes, pages in
-// order, halves of lanes; so the bits are the CPU's. Bound by reading `channels` of head_dim channels.
+// kvstore/select/scores.cc on a device. Every float has its fixed place in a sum: 16 lanes, pages
+// in order, halves of lanes; so the bits are the CPU's. Bound by reading `channels` of head_dim
+// channels.
 #include "worker/ops/cuda/device.cuh"
 #include "worker/ops/cuda/row_cache.h"
 #include "worker/ops/cuda/select_math.h"
@@ -32,6 +33,21 @@ __device__ __forceinline__ float LaneMax(float value) {
 
 // --- queries and critical channels: a block a KV head, a thread a channel ---
 
+// channels: the `count` most important, ascending; returns once all threads see them.
+__device__ __forceinline__ void ChooseChannels(const float* importance, int32_t head_dim,
+                                               int32_t count, bool* chosen, int32_t* channels) {
+  const auto c = static_cast<int32_t>(threadIdx.x);
+  int32_t rank = 0, place = 0;
+  for (int32_t other = 0; other < head_dim; ++other) {
+    rank += IsMoreCritical(importance[other], other, importance[c], c) ? 1 : 0;
+  }
+  chosen[c] = rank < count;
+  __syncthreads();
+  for (int32_t other = 0; other < c; ++other) place += chosen[other] ? 1 : 0;
+  if (chosen[c]) channels[place] = c;
+  __syncthreads();
+}
+
 __global__ void __launch_bounds__(kMaxDim)
     PrepareKernel(SelectTable table, Rows<const float> q, const float* kmax, float factor,
                   SelectWork work) {
@@ -54,19 +70,8 @@ __global__ void __launch_bounds__(kMaxDim)
     work.largest[head * table.queries + g] = ScoreKey(-__builtin_huge_valf());
   }
   __syncthreads();
-  int32_t rank = 0;
-  for (int32_t other = 0; other < d; ++other) {
-    rank += IsMoreCritical(importance[other], other, importance[c], c) ? 1 : 0;
-  }
-  chosen[c] = rank < count;
-  __syncthreads();
-  if (chosen[c]) {
-    int32_t place = 0;
-    for (int32_t other = 0; other < c; ++other) place += chosen[other] ? 1 : 0;
-    channels[place] = c;
-    work.channels[head * count + place] = c;
-  }
-  __syncthreads();
+  ChooseChannels(importance, d, count, chosen, channels);
+  if (c < count) work.channels[head * count + c] = channels[c];
   float* critical = work.critical + int64_t{head} * table.queries * table.padded;
   for (int32_t i = c; i < table.queries * table.padded; i += d) {
     const int32_t place = i % table.padded;
@@ -77,7 +82,7 @@ __global__ void __launch_bounds__(kMaxDim)
 // --- scores from codes: a warp a page, four tokens a lane ---
 
 struct WarpPage {
-  float scale[kMaxDim], min[kMaxDim];            // of the critical channels, zero beyond
+  float scale[kMaxDim], min[kMaxDim];  // of the critical channels, zero beyond
   alignas(4) int8_t weights[kMaxDim][kBlockQueries];
   float unit[kBlockQueries], bias[kBlockQueries];
 };
@@ -125,7 +130,8 @@ __device__ __forceinline__ void SumCodes(const SelectTable& table, const uint8_t
 #pragma unroll 4
   for (int32_t i = 0; i < table.channels + table.channels % 2; ++i) {
     const int32_t c = channels[min(i, table.channels - 1)];
-    const uint32_t both = reinterpret_cast<const uint32_t*>(codes + int64_t{c} * kIndexCodeBytes)[word];
+    const uint32_t both =
+        reinterpret_cast<const uint32_t*>(codes + int64_t{c} * kIndexCodeBytes)[word];
     const uint32_t weights = *reinterpret_cast<const uint32_t*>(page.weights[i]);
 #pragma unroll
     for (int slot = 0; slot < kBlockQueries; ++slot) {

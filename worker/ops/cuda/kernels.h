@@ -124,14 +124,14 @@ struct SelectTable {
 };
 // What the kernels of one selection hand on.
 struct SelectWork {
-  float* queries = nullptr;      // [kv_heads][queries][head_dim]
-  float* critical = nullptr;     // [kv_heads][queries][padded]: of the critical channels
-  int32_t* channels = nullptr;   // [kv_heads][channels], ascending
-  uint32_t* largest = nullptr;   // [kv_heads][queries]: ScoreKey of the largest score
-  float* raw = nullptr;          // [kv_heads][queries][tokens]: scores, then their exponents
-  float* page_sums = nullptr;    // [kv_heads][queries][pages][lanes]
-  float* factors = nullptr;      // [kv_heads][queries]: 1 / the exponents' sum
-  float* scores = nullptr;       // [kv_heads][tokens]
+  float* queries = nullptr;     // [kv_heads][queries][head_dim]
+  float* critical = nullptr;    // [kv_heads][queries][padded]: of the critical channels
+  int32_t* channels = nullptr;  // [kv_heads][channels], ascending
+  uint32_t* largest = nullptr;  // [kv_heads][queries]: ScoreKey of the largest score
+  float* raw = nullptr;         // [kv_heads][queries][tokens]: scores, then their exponents
+  float* page_sums = nullptr;   // [kv_heads][queries][pages][lanes]
+  float* factors = nullptr;     // [kv_heads][queries]: 1 / the exponents' sum
+  float* scores = nullptr;      // [kv_heads][tokens]
 };
 // Fills scores (with kMeanQuery they are raw) and what RescoreChosen needs.
 void LaunchIndexScores(const SelectTable& table, Rows<const float> q, const float* kmax,
@@ -148,8 +148,8 @@ void LaunchTopK(const float* scores, int32_t stride, int32_t first, int32_t last
 // sources [kv_heads][k]: where table.cache has the rows of tokens, or will have them (row_cache.h).
 void LaunchPlanRows(const SelectTable& table, const int32_t* tokens, int32_t k, int32_t* sources,
                     GatherReport* report, CudaStreamRef stream);
-// rows [kv_heads][k][2][head_dim]: from the cache, or from the store and held to their checks. sources:
-// of LaunchPlanRows, null without a cache.
+// rows [kv_heads][k][2][head_dim]: from the cache, or from the store and held to their checks.
+// sources: of LaunchPlanRows, null without a cache.
 void LaunchGather(const SelectTable& table, const int32_t* tokens, const int32_t* sources,
                   int32_t k, uint16_t* rows, GatherReport* report, CudaStreamRef stream);
 void LaunchCopyIndex(const IndexPage* pages, const IndexStrides& strides, int32_t count,

@@ -1,6 +1,6 @@
 // Rows of a layer and KV head that the device keeps because neighbouring steps choose much the same
-// tokens: sets of four, the least recently used gives way. A plan comes before the gather, a thread a
-// set, so what it does depends on no order of threads. Rows of sealed pages never change.
+// tokens: sets of four, the least recently used gives way. A plan comes before the gather, a thread
+// a set, so what it does depends on no order of threads. Rows of sealed pages never change.
 #pragma once
 
 #include "worker/ops/cuda/host_device.h"
@@ -8,7 +8,8 @@
 
 namespace tailor::cuda {
 
-// Where a chosen row comes from: a slot; or the store, to be kept in slot FillSlot, or not to be kept.
+// Where a chosen row comes from: a slot; or the store, to be kept in slot FillSlot, or not to be
+// kept.
 inline constexpr int32_t kNotKept = -1;
 TS_HD int32_t FillFrom(int32_t slot) { return -2 - slot; }
 TS_HD int32_t FillSlot(int32_t source) { return -2 - source; }
@@ -22,8 +23,8 @@ TS_HD int32_t FindRow(const int32_t* tags, int32_t slots, int32_t token) {
   return -1;
 }
 
-// One set's part of a plan: sources of those of the `count` tokens that fall into it. used: the step of
-// each slot's last use; `step` is greater than all of them. Returns the hits.
+// One set's part of a plan: sources of those of the `count` tokens that fall into it. used: the
+// step of each slot's last use; `step` is greater than all of them. Returns the hits.
 TS_HD int32_t PlanSet(int32_t* tags, uint32_t* used, int32_t slots, int32_t set, uint32_t step,
                       const int32_t* tokens, int32_t count, int32_t* sources) {
   const int32_t sets = slots / kRowCacheWays;
@@ -41,7 +42,8 @@ TS_HD int32_t PlanSet(int32_t* tags, uint32_t* used, int32_t slots, int32_t set,
     for (int32_t way = 1; way < kRowCacheWays; ++way) {
       if (used[set * kRowCacheWays + way] < used[oldest]) oldest = set * kRowCacheWays + way;
     }
-    if (used[oldest] == step) continue;  // all of the set are this step's: sources[i] stays kNotKept
+    if (used[oldest] == step)
+      continue;  // all of the set are this step's: sources[i] stays kNotKept
     tags[oldest] = tokens[i] + 1;
     used[oldest] = step;
     sources[i] = FillFrom(oldest);

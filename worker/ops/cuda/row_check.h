@@ -1,6 +1,7 @@
-// The store's check of a row, kvstore/select/row_check.h: XXH3 over its 256 or 512 bytes, taken apart so
-// that each thread of a warp hashes the 16 bytes it holds. From the definition of XXH3_64bits for inputs
-// of 241 to 1024 bytes: eight sums over stripes of 64 bytes, then four folded products.
+// The store's check of a row, kvstore/select/row_check.h: XXH3 over its 256 or 512 bytes, taken
+// apart so that each thread of a warp hashes the 16 bytes it holds. From the definition of
+// XXH3_64bits for inputs of 241 to 1024 bytes: eight sums over stripes of 64 bytes, then four
+// folded products.
 #pragma once
 
 #include "worker/ops/cuda/host_device.h"

@@ -1,5 +1,6 @@
-// What follows the scores of a selection without the CPU: exact top-k (select_math.h has its rule), the
-// rows gathered from wherever they lie, mapped memory of the host included; and copies of the index.
+// What follows the scores of a selection without the CPU: exact top-k (select_math.h has its rule),
+// the rows gathered from wherever they lie, mapped memory of the host included; and copies of the
+// index.
 #include "worker/ops/cuda/device.cuh"
 #include "worker/ops/cuda/row_cache.h"
 #include "worker/ops/cuda/row_check.h"
@@ -111,9 +112,9 @@ __global__ void __launch_bounds__(128)
   const bool holds = lane * kCheckPiece < bytes;
   const IndexPage page = table.pages[token / kPageRows];
   uint16_t* kept = table.cache.rows + int64_t{head} * table.cache.slots * elements;
-  const uint16_t* row = source >= 0 ? kept + source * elements
-                                    : page.rows + slice * table.strides.rows +
-                                          token % kPageRows * elements;
+  const uint16_t* row = source >= 0
+                            ? kept + source * elements
+                            : page.rows + slice * table.strides.rows + token % kPageRows * elements;
   uint4 piece = {0, 0, 0, 0};
   if (holds) {
     piece = reinterpret_cast<const uint4*>(row)[lane];
