@@ -8,6 +8,7 @@
 #include <map>
 #include <random>
 #include <string>
+#include <vector>
 
 namespace tailor::cuda {
 namespace {
@@ -94,6 +95,16 @@ TEST(DevicePoolDeathTest, FreeingWhatWasNotHandedOutAborts) {
   DevicePool pool(kBase, 1024);
   std::byte* piece = *pool.Allocate(1, 0);
   EXPECT_DEATH(pool.Free(piece + 256), "check failed");
+}
+
+TEST(DevicePoolTest, ContainsItsOwnAddressesAndNoOthers) {
+  std::vector<std::byte> block(4096);
+  const DevicePool pool(block.data() + 256, 1024);
+  EXPECT_TRUE(pool.Contains(block.data() + 256));
+  EXPECT_TRUE(pool.Contains(block.data() + 256 + 1023));
+  EXPECT_FALSE(pool.Contains(block.data() + 255));
+  EXPECT_FALSE(pool.Contains(block.data() + 256 + 1024));
+  EXPECT_FALSE(pool.Contains(nullptr));
 }
 
 }  // namespace
