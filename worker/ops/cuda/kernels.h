@@ -91,6 +91,13 @@ struct Partials {
   float* out = nullptr;
   PartialSoftmax* state = nullptr;
   int32_t splits = 0;
+  // The last mean_splits are of means, which stand for e^mean_log_weight tokens each.
+  int32_t mean_splits = 0;
+  float mean_log_weight = 0;
+
+  TS_HD float Max(const PartialSoftmax& of, int32_t split) const {
+    return split < splits - mean_splits ? of.max : of.max + mean_log_weight;
+  }
 };
 // attend_rows.cu. Fills splits [first_split, first_split + plan.splits) of `partials`.
 void LaunchAttendRows(const QueryTable& q, const KeyTable& keys, const SplitPlan& plan,
