@@ -25,6 +25,7 @@
 namespace tailor {
 
 class Backend;
+class DoorbellStream;  // worker/ops/doorbell.h
 
 // What device memory is for. A backend with a budget accounts every byte to one of these.
 enum class MemoryKind { kWorkspace, kWeights, kCodes, kSketch, kResident, kRowCache };
@@ -102,6 +103,8 @@ class Backend {
   // Host work on the backend's threads: fn(unit, worker), worker < host_threads().
   virtual void RunOnHost(int64_t units, absl::FunctionRef<void(int64_t unit, int worker)> fn) = 0;
   virtual int host_threads() const = 0;
+  // For queries that go to the store without coming back here first; null: ReadBack costs nothing.
+  virtual DoorbellStream* doorbell() { return nullptr; }
   absl::StatusOr<RopeTable> MakeRopeTable(const LlamaHyperparameters& model, int64_t positions);
 
   // --- linear layers and pointwise ---
