@@ -7,29 +7,10 @@
 #include <vector>
 
 #include "common/status.h"
+#include "worker/cache/layer_params.h"
 
 namespace tailor {
 namespace {
-
-// The parameters of each layer, at the sequence's budget.
-class LayerParams {
- public:
-  LayerParams(const SelectParams& params, std::vector<int32_t> layer_top_k)
-      : params_(params), layer_top_k_(std::move(layer_top_k)) {}
-  SelectParams Of(int32_t layer) const {
-    SelectParams params = params_;
-    if (!layer_top_k_.empty()) params.top_k = layer_top_k_[layer];
-    const int64_t rows = int64_t{params.top_k} << doublings_;
-    params.top_k = static_cast<int32_t>(std::min<int64_t>(rows, kMaxTopK));
-    return params;
-  }
-  void SetDoublings(int32_t doublings) { doublings_ = doublings; }
-
- private:
-  SelectParams params_;
-  std::vector<int32_t> layer_top_k_;
-  int32_t doublings_ = 0;
-};
 
 class InlineFetcher final : public RowFetcher {
  public:

@@ -32,12 +32,18 @@ class RowFetcher {
   // Selections posted from now on fetch 2^doublings times the policy's rows, kMaxTopK at most; a
   // control keeps to its own number.
   virtual void SetDoublings(int32_t) {}
+  // Where Post wants its query: in memory of the host, or of the device.
+  enum class QueryIn { kHost, kDevice };
+  virtual QueryIn query_in() const { return QueryIn::kHost; }
   // Starts the selection of one layer. At most kMaxPosted may be posted and not taken (TS_CHECK).
   virtual absl::Status Post(int32_t layer, const SealedPages& sealed, std::span<const float> q) = 0;
   // The rows of the oldest post, which must be of `layer` (TS_CHECK); valid until the next Take,
   // and until the next-but-one Post. Errors: DataLoss (a row failed its check), DeadlineExceeded,
   // Unavailable.
   virtual absl::StatusOr<SelectedRows> Take(int32_t layer) = 0;
+  // Before a step's token is committed: whether the rows that its ops read were those that Take
+  // announced, where Take does not wait for them. Errors: as Take's.
+  virtual absl::Status Settle() { return absl::OkStatus(); }
 };
 
 // `inline`: the worker's own threads select over the mapped pages, a KV head each. `store`: the
