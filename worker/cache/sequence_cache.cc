@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "worker/cache/doorbell_fetcher.h"
 #include "worker/cache/full_cache.h"
 #include "worker/cache/offloaded_cache.h"
 #include "worker/cache/quantized_cache.h"
@@ -31,7 +32,8 @@ std::unique_ptr<LayerCache> MakeLayerCache(Backend* backend, int32_t layer, cons
 }  // namespace
 
 SequenceCache::SequenceCache(Backend* backend, KvClient* store, const PoolView* pool,
-                             const LayerPolicy& policy, CacheMode mode, SequenceGrant grant)
+                             const LayerPolicy& policy, CacheMode mode, SequenceGrant grant,
+                             DoorbellLine* doorbell)
     : backend_(backend),
       store_(store),
       pool_(pool),
@@ -42,17 +44,28 @@ SequenceCache::SequenceCache(Backend* backend, KvClient* store, const PoolView* 
     layers_.push_back(MakeLayerCache(backend_, layer, pool_->shape(), policy_, mode_));
   }
   budget_doublings_ = grant_.budget_doublings;
-  fetcher_ = policy_.selector == Selector::kStore
-                 ? MakeStoreFetcher(store_, policy_.select, policy_.layer_top_k)
-                 : MakeInlineFetcher(backend_, pool_->shape(), policy_.select, policy_.layer_top_k);
+  fetcher_ = MakeFetcher(doorbell);
   fetcher_->SetDoublings(budget_doublings_);
+}
+
+SequenceCache::~SequenceCache() {
+  fetcher_.reset();  // ends what the stream may be waiting for
+  backend_->Synchronize();
+}
+
+std::unique_ptr<RowFetcher> SequenceCache::MakeFetcher(DoorbellLine* doorbell) const {
+  if (policy_.selector != Selector::kStore) {
+    return MakeInlineFetcher(backend_, pool_->shape(), policy_.select, policy_.layer_top_k);
+  }
+  if (doorbell == nullptr) return MakeStoreFetcher(store_, policy_.select, policy_.layer_top_k);
+  return MakeDoorbellFetcher(doorbell, policy_.select, policy_.layer_top_k);
 }
 
 absl::StatusOr<std::unique_ptr<SequenceCache>> SequenceCache::Make(
     Backend* backend, KvClient* store, const PoolView* pool, const LayerPolicy& policy,
-    CacheMode mode, SequenceGrant grant) {
+    CacheMode mode, SequenceGrant grant, DoorbellLine* doorbell) {
   std::unique_ptr<SequenceCache> cache(
-      new SequenceCache(backend, store, pool, policy, mode, std::move(grant)));
+      new SequenceCache(backend, store, pool, policy, mode, std::move(grant), doorbell));
   TS_RETURN_IF_ERROR(cache->LoadGrant());
   return cache;
 }
@@ -142,8 +155,9 @@ bool SequenceCache::Fetches(int32_t layer) const {
 absl::Status SequenceCache::PostFetch(int32_t layer, std::span<const float> q) {
   const std::span<const PageId> sealed(grant_.pages.data(),
                                        static_cast<size_t>(PagesToSeal(tokens())));
+  const bool on_device = fetcher_->query_in() == RowFetcher::QueryIn::kDevice;
   return fetcher_->Post(layer, {.pool = pool_, .pages = sealed, .sequence = grant_.handle},
-                        backend_->ReadBack(q, &host_q_));
+                        on_device ? q : backend_->ReadBack(q, &host_q_));
 }
 
 absl::Status SequenceCache::Attend(int32_t layer, MatrixView<const float> q,
@@ -280,6 +294,7 @@ absl::Status SequenceCache::SealUpTo(int64_t sealed_pages) {
 }
 
 absl::Status SequenceCache::CommitToken(TokenId token) {
+  TS_RETURN_IF_ERROR(fetcher_->Settle());
   TS_RETURN_IF_ERROR(FinishCheck());
   const int64_t page = PagesToSeal(tokens());
   TS_RETURN_IF_ERROR(PublishTokens(std::span(&token, 1)));
