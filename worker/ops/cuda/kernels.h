@@ -71,6 +71,14 @@ void LaunchRope(const int32_t* positions, const RopeRef& table, Rows<float> x,
 void LaunchWriteRows(Rows<const float> k, Rows<const float> v, uint16_t* const* rows,
                      int32_t head_dim, CudaStreamRef stream);
 
+// --- doorbell.cu ---
+// query [count] = q, then *rung = number, which whoever sees it finds the query after. Both in mapped
+// memory of the host.
+void LaunchRing(const float* q, int32_t count, float* query, uint64_t* rung, uint64_t number,
+                CudaStreamRef stream);
+// Ends once *answered >= number.
+void LaunchAwait(const uint64_t* answered, uint64_t number, CudaStreamRef stream);
+
 // --- attention ---
 // One call's keys: segments of every KV head, starts[head] .. starts[head + 1].
 struct KeyTable {

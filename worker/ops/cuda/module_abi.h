@@ -11,7 +11,7 @@ namespace tailor {
 class Backend;
 class DeviceSelect;
 
-inline constexpr uint32_t kCudaModuleVersion = 1;
+inline constexpr uint32_t kCudaModuleVersion = 2;
 
 struct CudaModuleOptions {
   int32_t device = 0;
