@@ -151,6 +151,7 @@ struct CpuBackendOptions {
   // The best SIMD level to use. Lower is slower and there for tests: it never raises what the CPU
   // and TAILOR_SIMD allow.
   SimdLevel max_simd_level = SimdLevel::kAvx512;
+  bool doorbell = false;  // queries go to the store as a device's do: slower, and there for tests
 };
 
 // Chooses the SIMD level once (common/cpu/simd_level.h).

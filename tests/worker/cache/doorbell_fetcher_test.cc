@@ -117,11 +117,14 @@ TEST(DoorbellFetcherTest, ASequenceEndsWhileTheStoreStillOwesItAnAnswer) {
             absl::StatusCode::kDeadlineExceeded);
 }
 
-TEST(DoorbellFetcherTest, ThereIsNoLineWithoutADeviceOrAStoreThatGrantsMemory) {
+TEST(DoorbellFetcherTest, ThereIsALineOnlyWhereBackendStoreAndPolicyHaveUseForIt) {
   ServedRig rig;
-  EXPECT_EQ(rig.ops->doorbell(), nullptr);
+  LocalKvClient local(rig.store);
+  const auto ringing = *MakeCpuBackend({.threads = 1, .doorbell = true});
+  EXPECT_NE(OpenDoorbellLine(ringing.get(), rig.client.get(), rig.policy, 64), nullptr);
   EXPECT_EQ(OpenDoorbellLine(rig.ops.get(), rig.client.get(), rig.policy, 64), nullptr);
-  EXPECT_EQ(LocalKvClient(rig.store).promised_selects(), nullptr);
+  EXPECT_EQ(OpenDoorbellLine(ringing.get(), &local, rig.policy, 64), nullptr);
+  EXPECT_EQ(OpenDoorbellLine(ringing.get(), rig.client.get(), TestPolicy(), 64), nullptr);
 }
 
 }  // namespace
