@@ -314,7 +314,9 @@ bool ShmKvClient::Ended(const PostedSelect& posted) const {
 }
 
 absl::Status ShmKvClient::Finish(const PromisedSelect& promise, const PostedSelect& posted) {
-  TS_ASSIGN_OR_RETURN(const RawAnswer answer, link_->Wait(posted.ticket, posted.deadline_ns));
+  if (!link_->Answered(posted.ticket)) TS_RETURN_IF_ERROR(link_->Health());
+  // Until now: whoever releases streams waits for nobody.
+  TS_ASSIGN_OR_RETURN(const RawAnswer answer, link_->Wait(posted.ticket, MonotonicNowNs()));
   // What a device has been told to read must be what the store wrote: no more, no other shape.
   const bool as_promised = answer.response.count == static_cast<uint32_t>(promise.answer.count) &&
                            answer.tokens.data() == promise.answer.tokens.data() &&
