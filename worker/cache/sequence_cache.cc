@@ -185,12 +185,8 @@ absl::Status SequenceCache::AttendLayer(int32_t layer, AttendCall& call) {
                       .lse = call.lse});
     return absl::OkStatus();
   }
-  if (!Fetches(layer) || !ChecksNow()) {
-    layers_[layer]->Attend(call, scratch_);
-    return absl::OkStatus();
-  }
   layers_[layer]->Attend(call, scratch_);
-  return CheckHead(layer, call);
+  return Fetches(layer) && ChecksNow() ? CheckHead(layer, call) : absl::OkStatus();
 }
 
 bool SequenceCache::ChecksNow() const {
