@@ -19,7 +19,7 @@ int64_t AlignUp(int64_t value) {
 int64_t RowsBytes(const PoolShape& s) { return int64_t{kPageTokens} * 2 * s.head_dim * 2; }
 int64_t ChecksBytes() { return int64_t{kPageTokens} * 4; }
 int64_t IndexBytes(const PoolShape& s) { return int64_t{kPageTokens} / 2 * s.head_dim; }
-int64_t ChannelBytes(const PoolShape& s) { return int64_t{s.head_dim} * 4; }
+int64_t ChannelBytes(const PoolShape& s) { return int64_t{s.head_dim} * 4; }  // fp32, or K and V in bf16
 
 absl::Status CheckRange(const char* what, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return absl::OkStatus();
@@ -76,6 +76,7 @@ absl::StatusOr<PoolLayout> PoolLayout::Make(const PoolShape& shape, int64_t page
   layout.index_scale_ = take(sparse * ChannelBytes(shape));
   layout.index_min_ = take(sparse * ChannelBytes(shape));
   layout.kmax_ = take(sparse * ChannelBytes(shape));
+  layout.mean_rows_ = take(sparse * ChannelBytes(shape));
   TS_RETURN_IF_ERROR(CheckRange("bytes", next, 0, kMaxPoolBytes));
   layout.bytes_ = next;
   return layout;
@@ -122,6 +123,10 @@ int64_t PoolLayout::IndexMinOffset(int32_t sparse_rank, int32_t kv_head, PageId 
 int64_t PoolLayout::KmaxOffset(int32_t sparse_rank, int32_t kv_head, PageId page) const {
   const int64_t slice = int64_t{sparse_rank} * shape_.kv_heads + kv_head;
   return kmax_ + (slice * pages_ + Index(page)) * ChannelBytes(shape_);
+}
+int64_t PoolLayout::MeanRowOffset(int32_t sparse_rank, int32_t kv_head, PageId page) const {
+  const int64_t slice = int64_t{sparse_rank} * shape_.kv_heads + kv_head;
+  return mean_rows_ + (slice * pages_ + Index(page)) * ChannelBytes(shape_);
 }
 
 }  // namespace tailor

@@ -10,6 +10,7 @@
 //   index_scale  [sparse][kv_head][page][head_dim]                  fp32, key = code * scale + min
 //   index_min    [sparse][kv_head][page][head_dim]                  fp32
 //   kmax         [sparse][kv_head][page][head_dim]                  fp32, max |K| of the page
+//   mean_rows    [sparse][kv_head][page][2][head_dim]               bf16, mean K then mean V
 //
 // `rows` covers every layer, quantized ones too: a new turn then attends exactly to the past and a
 // new worker rebuilds its codes bit for bit (docs/decisions/0002-rows-for-every-layer.md). The other
@@ -56,7 +57,7 @@ static_assert(sizeof(PageHeader) == 64);
 static_assert(offsetof(PageHeader, owner_sequence) == 8);
 static_assert(offsetof(PageHeader, checksum) == 24);
 
-inline constexpr uint32_t kLayoutVersion = 2;
+inline constexpr uint32_t kLayoutVersion = 3;
 
 // Byte offsets from the pool's first byte, all overflow-checked once in Make.
 class PoolLayout {
@@ -81,13 +82,14 @@ class PoolLayout {
   int64_t IndexScaleOffset(int32_t sparse_rank, int32_t kv_head, PageId page) const;
   int64_t IndexMinOffset(int32_t sparse_rank, int32_t kv_head, PageId page) const;
   int64_t KmaxOffset(int32_t sparse_rank, int32_t kv_head, PageId page) const;
+  int64_t MeanRowOffset(int32_t sparse_rank, int32_t kv_head, PageId page) const;
 
  private:
   PoolShape shape_;
   std::vector<int32_t> sparse_rank_;  // [layers]
   int64_t pages_ = 0, bytes_ = 0, page_bytes_ = 0;
   int64_t headers_ = 0, tokens_ = 0, rows_ = 0, row_checks_ = 0;
-  int64_t index_ = 0, index_scale_ = 0, index_min_ = 0, kmax_ = 0;  // starts of the arrays
+  int64_t index_ = 0, index_scale_ = 0, index_min_ = 0, kmax_ = 0, mean_rows_ = 0;  // starts
 };
 
 // A pool as this process maps it. Non-owning; valid while the arena is mapped.
@@ -123,6 +125,9 @@ class PoolView {
   }
   float* Kmax(int32_t sparse_rank, int32_t kv_head, PageId page) const {  // [head_dim]
     return reinterpret_cast<float*>(base_ + layout_.KmaxOffset(sparse_rank, kv_head, page));
+  }
+  BFloat16* MeanRow(int32_t sparse_rank, int32_t kv_head, PageId page) const {  // [2][head_dim]
+    return reinterpret_cast<BFloat16*>(base_ + layout_.MeanRowOffset(sparse_rank, kv_head, page));
   }
 
  private:

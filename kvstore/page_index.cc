@@ -49,6 +49,17 @@ void IndexChannel(const float* keys, uint8_t* codes, float* scale, float* min, f
   }
 }
 
+// rows: [page_tokens][2][head_dim]; mean: [2][head_dim].
+void MeanOfRows(const BFloat16* rows, int32_t head_dim, std::vector<float>* sums, BFloat16* mean) {
+  const int32_t row = 2 * head_dim;
+  sums->assign(row, 0.0f);
+  for (int32_t t = 0; t < kPageTokens; ++t) {
+    for (int32_t c = 0; c < row; ++c) (*sums)[c] += Finite(ToFloat(rows[int64_t{t} * row + c]));
+  }
+  // Sums of the largest finite rows overflow.
+  for (int32_t c = 0; c < row; ++c) mean[c] = ToBFloat16(Finite((*sums)[c]) / kPageTokens);
+}
+
 // XXH3 of each array seeded with the one before.
 uint64_t PageChecksum(const PoolView& pool, PageId page) {
   uint64_t sum = XXH3_64bits(pool.Tokens(page), kPageTokens * sizeof(TokenId));
@@ -79,7 +90,7 @@ void ForEachRow(const PoolView& pool, PageId page, F f) {
 
 void SealPage(const PoolView& pool, PageId page) {
   const PoolShape& shape = pool.shape();
-  std::vector<float> keys;
+  std::vector<float> keys, sums;
   for (size_t rank = 0; rank < shape.sparse_layers.size(); ++rank) {
     const auto r = static_cast<int32_t>(rank);
     for (int32_t head = 0; head < shape.kv_heads; ++head) {
@@ -90,6 +101,8 @@ void SealPage(const PoolView& pool, PageId page) {
                      pool.IndexScale(r, head, page) + c, pool.IndexMin(r, head, page) + c,
                      pool.Kmax(r, head, page) + c);
       }
+      MeanOfRows(pool.Rows(shape.sparse_layers[rank], head, page), shape.head_dim, &sums,
+                 pool.MeanRow(r, head, page));
     }
   }
   ForEachRow(pool, page,
@@ -133,6 +146,8 @@ void ClearPage(const PoolView& pool, PageId page) {
       std::memset(pool.IndexScale(r, head, page), 0, s.head_dim * sizeof(float));
       std::memset(pool.IndexMin(r, head, page), 0, s.head_dim * sizeof(float));
       std::memset(pool.Kmax(r, head, page), 0, s.head_dim * sizeof(float));
+      std::memset(static_cast<void*>(pool.MeanRow(r, head, page)), 0,
+                  int64_t{2} * s.head_dim * sizeof(BFloat16));
     }
   }
 }

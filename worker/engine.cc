@@ -14,6 +14,7 @@
 #include "common/status.h"
 #include "worker/admission.h"
 #include "worker/cache/device_fetcher.h"
+#include "worker/cache/doorbell_fetcher.h"
 #include "worker/live_sequence.h"
 #include "worker/scheduler/scheduler.h"
 #include "worker/turn.h"
@@ -67,6 +68,7 @@ class LlamaEngine final : public Engine {
   PoolView pool_;
   LlamaModel model_;
   StepBuffers buffers_;
+  std::unique_ptr<DoorbellLine> doorbell_;  // before the sequences that post to it
   std::unique_ptr<LiveSequences> live_;
   std::vector<float> logits_;  // [vocab], host
   ModelInfo info_;
@@ -114,7 +116,10 @@ absl::Status LlamaEngine::Load(const ModelFile& file) {
                          .max_bytes = 0};
   TS_ASSIGN_OR_RETURN(pool_, store_->OpenPool(spec));
   TS_RETURN_IF_ERROR(backend_->MapHostMemory(pool_.bytes()));
-  live_ = std::make_unique<LiveSequences>(backend_.get(), store_.get(), &pool_, policy_);
+  doorbell_ = OpenDoorbellLine(backend_.get(), store_.get(), policy_,
+                               int64_t{shape.q_heads} * shape.head_dim);
+  live_ = std::make_unique<LiveSequences>(backend_.get(), store_.get(), &pool_, policy_,
+                                          doorbell_.get());
   info_ = {.name = file.name(),
            .weights = file.fingerprint(),
            .policy = policy_.fingerprint(),

@@ -18,7 +18,8 @@ absl::StatusOr<std::unique_ptr<SequenceCache>> LiveSequences::Open(
     const SequenceKey& key, std::span<const TokenId> history, CacheMode mode) {
   TS_ASSIGN_OR_RETURN(SequenceGrant grant, store_->OpenSequence(key, history));
   const SequenceHandle handle = grant.handle;
-  auto cache = SequenceCache::Make(backend_, store_, pool_, policy_, mode, std::move(grant));
+  auto cache =
+      SequenceCache::Make(backend_, store_, pool_, policy_, mode, std::move(grant), doorbell_);
   if (absl::IsDataLoss(cache.status())) {
     spdlog::error("sequence dropped, its KV will be recomputed: {}",
                   std::string(cache.status().message()));

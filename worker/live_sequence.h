@@ -12,8 +12,9 @@ namespace tailor {
 
 class LiveSequences {
  public:
-  LiveSequences(Backend* backend, KvClient* store, const PoolView* pool, const LayerPolicy& policy)
-      : backend_(backend), store_(store), pool_(pool), policy_(policy) {}
+  LiveSequences(Backend* backend, KvClient* store, const PoolView* pool, const LayerPolicy& policy,
+                DoorbellLine* doorbell = nullptr)
+      : backend_(backend), store_(store), pool_(pool), policy_(policy), doorbell_(doorbell) {}
 
   // The sequence's cache, holding a proper prefix of `history`: at least the last token is left to
   // compute. Kept KV that differs is cut back (docs of KvClient::OpenSequence); pages that fail their
@@ -70,6 +71,7 @@ class LiveSequences {
   KvClient* store_;
   const PoolView* pool_;
   const LayerPolicy& policy_;
+  DoorbellLine* doorbell_;  // null: none
   std::map<SequenceKey, Entry> caches_;
   uint64_t uses_ = 0;
 };

@@ -81,12 +81,11 @@ struct SelectedRows {
   std::span<const BFloat16> rows;   // [kv_heads][count][2][head_dim]
 };
 
-// Exact attention of some heads over all candidates: the self-check's question, asked seldom.
 struct ExactQuery {
   int32_t layer = 0, kv_head = 0;
   std::vector<float> q;  // [group * head_dim], the true query, roped
 };
-struct ExactCall {
+struct ExactCall {  // exact attention of some heads over all candidates, for self-checks
   SequenceHandle sequence;
   int64_t sealed_pages = 0;  // candidates: tokens of the first so many pages, without the sink
   int32_t sink_tokens = 0;
@@ -94,6 +93,7 @@ struct ExactCall {
 };
 inline constexpr size_t kMaxExactQueries = 1024;
 
+class PromisedSelects;  // promised_selects.h
 class KvClient {
  public:
   virtual ~KvClient() = default;
@@ -132,9 +132,8 @@ class KvClient {
   virtual absl::StatusOr<StoreStats> Stats() = 0;
 
   // --- data plane ---
-  // How often self-checks have doubled the sequence's budget, from token `from_token` on. It goes with
-  // the commit of from_token tokens, which must follow: a worker that dies in between has not doubled.
-  // Kept with the sequence, inherited by its forks, granted to whoever attaches it.
+  // How often self-checks have doubled the sequence's budget, from token `from_token` on; holds once
+  // so many are committed. Kept with the sequence, inherited by forks, granted to who attaches it.
   virtual absl::Status SetBudget(SequenceHandle sequence, int32_t doublings,
                                  int64_t from_token) = 0;
   // Publishes that rows and token ids of the first `tokens` tokens are written: a release store.
@@ -144,6 +143,7 @@ class KvClient {
   // Waits for a ticket, in posting order. Errors: DeadlineExceeded, DataLoss, FailedPrecondition
   // (stale epoch or generation), Unavailable (the store is gone).
   virtual absl::StatusOr<SelectedRows> FinishSelect(uint64_t ticket) = 0;
+  virtual PromisedSelects* promised_selects() { return nullptr; }  // null: there are none
 };
 inline constexpr int kMaxPendingSelects = 4;
 

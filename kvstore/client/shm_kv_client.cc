@@ -1,5 +1,6 @@
 #include "kvstore/client/shm_kv_client.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "common/shm/futex.h"
@@ -175,8 +176,8 @@ absl::StatusOr<std::vector<ExactOutput>> ShmKvClient::AttendExactly(const ExactC
   TS_ASSIGN_OR_RETURN(std::vector<ExactOutput> answers,
                       control_->AttendExactly(link_->lease(), call));
   if (answers.size() != call.queries.size()) {
-    return absl::InternalError(absl::StrCat("store answered ", answers.size(), " exact queries of ",
-                                            call.queries.size()));
+    return absl::InternalError(
+        absl::StrCat("store answered ", answers.size(), " exact queries of ", call.queries.size()));
   }
   for (size_t i = 0; i < answers.size(); ++i) {
     if (answers[i].out.size() == call.queries[i].q.size()) continue;
@@ -208,7 +209,8 @@ absl::Status ShmKvClient::SetBudget(SequenceHandle sequence, int32_t doublings,
 absl::Status ShmKvClient::Commit(SequenceHandle sequence, int64_t tokens) {
   if (tokens < 0) return absl::InvalidArgumentError(absl::StrCat("commit of ", tokens, " tokens"));
   TS_ASSIGN_OR_RETURN(SequenceSlot * slot, SlotOf(sequence));
-  slot->committed_tokens.store(tokens, std::memory_order_release);  // pairs with the store's acquire
+  slot->committed_tokens.store(tokens,
+                               std::memory_order_release);  // pairs with the store's acquire
   return absl::OkStatus();
 }
 
@@ -219,6 +221,9 @@ std::span<SequenceSlot> ShmKvClient::SlotTable() const {
 
 absl::StatusOr<uint64_t> ShmKvClient::PostSelect(const SelectCall& call) {
   if (!pool_.has_value()) return absl::FailedPreconditionError("no pool is open");
+  if (promises_ > 0) {
+    return absl::FailedPreconditionError("selections of this client are promised to a device");
+  }
   TS_RETURN_IF_ERROR(CheckCall(call, pool_->layout()));
   if (pending_.size() >= kMaxPendingSelects) {
     return absl::ResourceExhaustedError(
@@ -248,6 +253,80 @@ absl::StatusOr<SelectedRows> ShmKvClient::FinishSelect(uint64_t ticket) {
   return SelectedRows{.count = static_cast<int32_t>(answer.response.count),
                       .tokens = answer.tokens,
                       .rows = answer.rows};
+}
+
+std::vector<std::span<std::byte>> ShmKvClient::AnswerMemory() const {
+  std::vector<std::span<std::byte>> memory;
+  if (!pool_.has_value()) return memory;
+  const auto kv_heads = static_cast<uint32_t>(pool_->shape().kv_heads);
+  const auto head_dim = static_cast<uint32_t>(pool_->shape().head_dim);
+  const uint64_t bytes = wire::PayloadBytes(kv_heads, kMaxTopK, head_dim);
+  for (uint32_t slot = 0; slot < link_->response_slots(); ++slot) {
+    const std::span<std::byte> payload = link_->Payload(slot);
+    memory.push_back(payload.first(std::min<uint64_t>(payload.size(), bytes)));
+  }
+  return memory;
+}
+
+absl::StatusOr<PromisedSelect> ShmKvClient::Promise(const SelectCall& call) {
+  if (!pool_.has_value()) return absl::FailedPreconditionError("no pool is open");
+  TS_RETURN_IF_ERROR(CheckCall(call, pool_->layout()));
+  const int64_t candidates =
+      std::max<int64_t>(0, call.sealed_pages * kPageTokens - call.params.sink_tokens);
+  const auto count = static_cast<uint32_t>(std::min<int64_t>(call.params.top_k, candidates));
+  const auto kv_heads = static_cast<uint32_t>(pool_->shape().kv_heads);
+  const auto head_dim = static_cast<uint32_t>(pool_->shape().head_dim);
+  PromisedSelect promise = {.call = call,
+                            .slot = static_cast<uint32_t>(promises_ % link_->response_slots()),
+                            .answer = {}};
+  promise.call.q = {};
+  const std::span<std::byte> payload = link_->Payload(promise.slot);
+  if (wire::PayloadBytes(kv_heads, count, head_dim) > payload.size()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "selection of ", count, " rows a head, the slot has ", payload.size(), " bytes"));
+  }
+  const uint64_t tokens = uint64_t{kv_heads} * count;
+  const std::byte* rows = payload.data() + wire::RowsOffset(kv_heads, count);
+  promise.answer = {.count = static_cast<int32_t>(count),
+                    .tokens = {reinterpret_cast<const int32_t*>(payload.data()), tokens},
+                    .rows = {reinterpret_cast<const BFloat16*>(rows), tokens * 2 * head_dim}};
+  ++promises_;
+  return promise;
+}
+
+absl::Status ShmKvClient::Post(const PromisedSelect& promise, std::span<const float> q,
+                               PostedSelect* posted) {
+  const int64_t now_ns = MonotonicNowNs();
+  if (posted->deadline_ns == 0) {
+    posted->deadline_ns = now_ns + options_.select_deadline_ms * kNsPerMs;
+  } else if (now_ns >= posted->deadline_ns) {
+    return absl::DeadlineExceededError("the KV store still owes the answers of earlier selections");
+  }
+  TS_ASSIGN_OR_RETURN(
+      posted->ticket,
+      link_->PostInto(promise.slot, RequestOf(promise.call, posted->deadline_ns), q));
+  return absl::OkStatus();
+}
+
+bool ShmKvClient::Ended(const PostedSelect& posted) const {
+  return link_->Answered(posted.ticket) || MonotonicNowNs() >= posted.deadline_ns ||
+         !link_->Health().ok();
+}
+
+absl::Status ShmKvClient::Finish(const PromisedSelect& promise, const PostedSelect& posted) {
+  if (!link_->Answered(posted.ticket)) TS_RETURN_IF_ERROR(link_->Health());
+  // Until now: whoever releases streams waits for nobody.
+  TS_ASSIGN_OR_RETURN(const RawAnswer answer, link_->Wait(posted.ticket, MonotonicNowNs()));
+  // What a device has been told to read must be what the store wrote: no more, no other shape.
+  const bool as_promised = answer.response.count == static_cast<uint32_t>(promise.answer.count) &&
+                           answer.tokens.data() == promise.answer.tokens.data() &&
+                           answer.tokens.size() == promise.answer.tokens.size() &&
+                           answer.rows.data() == promise.answer.rows.data() &&
+                           answer.rows.size() == promise.answer.rows.size();
+  if (as_promised) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat("answer to selection ", posted.ticket, " has ",
+                                          answer.response.count, " rows a head, promised were ",
+                                          promise.answer.count));
 }
 
 }  // namespace tailor

@@ -15,6 +15,7 @@
 #include "kvstore/arena.h"
 #include "kvstore/client/kv_client.h"
 #include "kvstore/client/kv_control.h"
+#include "kvstore/client/promised_selects.h"
 #include "kvstore/client/store_link.h"
 
 namespace tailor {
@@ -33,7 +34,7 @@ struct ShmKvClientOptions {
   absl::Status Validate() const;
 };
 
-class ShmKvClient : public KvClient {
+class ShmKvClient : public KvClient, private PromisedSelects {
  public:
   // The client's life is the lease: destroying it detaches its sequences and frees their open
   // pages. Errors: InvalidArgument (options), and those of StoreLink::Connect.
@@ -58,6 +59,7 @@ class ShmKvClient : public KvClient {
   absl::Status Commit(SequenceHandle sequence, int64_t tokens) override;
   absl::StatusOr<uint64_t> PostSelect(const SelectCall& call) override;
   absl::StatusOr<SelectedRows> FinishSelect(uint64_t ticket) override;
+  PromisedSelects* promised_selects() override { return this; }
 
  private:
   struct Attached {  // a sequence that this client holds
@@ -69,6 +71,13 @@ class ShmKvClient : public KvClient {
     int64_t deadline_ns = 0;
     int32_t top_k = 0;
   };
+
+  std::vector<std::span<std::byte>> AnswerMemory() const override;
+  absl::StatusOr<PromisedSelect> Promise(const SelectCall& call) override;
+  absl::Status Post(const PromisedSelect& promise, std::span<const float> q,
+                    PostedSelect* posted) override;
+  bool Ended(const PostedSelect& posted) const override;
+  absl::Status Finish(const PromisedSelect& promise, const PostedSelect& posted) override;
 
   ShmKvClient(const ShmKvClientOptions& options, std::unique_ptr<KvControl> control,
               std::unique_ptr<StoreLink> link)
@@ -89,6 +98,7 @@ class ShmKvClient : public KvClient {
   std::optional<PoolView> pool_;                     // the one opened last
   std::unordered_map<uint64_t, Attached> attached_;  // by sequence id
   std::deque<Pending> pending_;                      // oldest first
+  uint64_t promises_ = 0;                            // so far
 };
 
 }  // namespace tailor

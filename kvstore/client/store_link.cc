@@ -138,8 +138,7 @@ absl::StatusOr<uint64_t> StoreLink::Post(wire::SelectRequest request, std::span<
   const uint64_t ticket = next_ticket_;
   if (ticket >= ring.response_slots) {
     const uint64_t earlier = ticket - ring.response_slots;
-    if (SlotOf(earlier).done.load(std::memory_order_acquire) !=
-        static_cast<uint32_t>(earlier + 1)) {
+    if (!Answered(earlier)) {
       return absl::ResourceExhaustedError(absl::StrCat("selection ", earlier,
                                                        " is not answered yet, limit ",
                                                        ring.response_slots, " unanswered"));
@@ -158,6 +157,27 @@ absl::StatusOr<uint64_t> StoreLink::Post(wire::SelectRequest request, std::span<
   }
   ++next_ticket_;
   return ticket;
+}
+
+absl::StatusOr<uint64_t> StoreLink::PostInto(uint32_t slot, const wire::SelectRequest& request,
+                                             std::span<const float> q) {
+  wire::SelectRequest filler = request;
+  filler.deadline_ns = 0;  // past: the store refuses it before it looks at anything else
+  constexpr float kNoQuery[] = {0.0f};
+  while (next_ticket_ % reply_.ring.response_slots != slot) {
+    TS_RETURN_IF_ERROR(Post(filler, kNoQuery).status());
+  }
+  return Post(request, q);
+}
+
+bool StoreLink::Answered(uint64_t ticket) const {
+  return SlotOf(ticket).done.load(std::memory_order_acquire) == static_cast<uint32_t>(ticket + 1);
+}
+
+std::span<std::byte> StoreLink::Payload(uint32_t slot) const {
+  const wire::RingGeometry& ring = reply_.ring;
+  return Part<std::byte>(ring_, ring.payloads_offset + slot * ring.payload_bytes,
+                         ring.payload_bytes);
 }
 
 absl::Status StoreLink::AwaitDone(wire::ResponseSlot& slot, uint32_t done, int64_t deadline_ns) {

@@ -50,6 +50,10 @@ class StoreLink {
   int64_t arena_bytes() const { return arena_.size(); }
   uint64_t slot_table_offset() const { return reply_.slot_table_offset; }
   uint64_t slot_count() const { return reply_.slot_count; }
+  uint32_t response_slots() const { return reply_.ring.response_slots; }
+  uint32_t query_floats() const { return reply_.ring.query_floats; }
+  // Where the answer in a slot lies: tokens, then rows.
+  std::span<std::byte> Payload(uint32_t slot) const;
 
   // Unavailable when the store has hung up or is silent.
   absl::Status Health() const;
@@ -58,6 +62,11 @@ class StoreLink {
   // InvalidArgument (too many queries), ResourceExhausted (an earlier selection in the same slot
   // was never answered), Unavailable, Internal (the ring is corrupt).
   absl::StatusOr<uint64_t> Post(wire::SelectRequest request, std::span<const float> q);
+  // The same, answered in response slot `slot`: posts what the store drops unserved until that
+  // slot's turn comes.
+  absl::StatusOr<uint64_t> PostInto(uint32_t slot, const wire::SelectRequest& request,
+                                    std::span<const float> q);
+  bool Answered(uint64_t ticket) const;
   // Waits for the answer to `ticket`. Errors: the answer's own; DeadlineExceeded; Unavailable (the
   // store is gone); DataLoss (an answer that contradicts itself).
   absl::StatusOr<RawAnswer> Wait(uint64_t ticket, int64_t deadline_ns);

@@ -95,6 +95,23 @@ TEST_F(AttentionGpuTest, UnmaskedAttentionIsItsReferenceForEveryGroup) {
   }
 }
 
+TEST_F(AttentionGpuTest, MeansStandForTheirTokensInTheOutputAlone) {
+  for (const int32_t head_dim : {64, 128}) {
+    for (const int64_t tokens : {1, 130, 700}) {
+      for (const int64_t means : {1, 54, 300}) {
+        const float log_weight = kMeanLogWeights[(tokens + means) % 3];
+        SCOPED_TRACE(absl::StrCat(tokens, " tokens, ", means, " means, weight e^", log_weight));
+        const MeansCase c(*ops_, tokens, means, kGroups[means % 6], head_dim, log_weight);
+        DeviceAttentionTolerance tolerance = DeviceTolerance(c.q, c.heads, head_dim);
+        tolerance.weight += c.MoreRounding(log_weight);
+        ExpectNear(c.out, c.want_out, [&](int64_t, int64_t) { return tolerance.out(); });
+        ExpectNear(c.lse, c.want_lse,
+                   [&](int64_t, int64_t h) { return tolerance.lse(c.want_lse.row(0)[h]); });
+      }
+    }
+  }
+}
+
 TEST_F(AttentionGpuTest, ScoresFarApartNeitherOverflowNorLoseTheLargest) {
   constexpr int32_t kDim = 64;
   for (const int64_t at : {0, 300, 699}) {

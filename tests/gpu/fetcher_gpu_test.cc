@@ -57,9 +57,12 @@ class FetcherGpuTest : public ::testing::Test {
   std::unique_ptr<RowFetcher> MakeInline(std::vector<int32_t> layer_top_k = {}) {
     return MakeInlineFetcher(cpu_.get(), rig_.pool.shape(), kParams, std::move(layer_top_k));
   }
+  static bool OnDevice(const RowFetcher& fetcher) {
+    return fetcher.query_in() == RowFetcher::QueryIn::kDevice;
+  }
   absl::Status Post(RowFetcher& fetcher, int32_t layer, const SealedPages& sealed,
                     const HostMatrix& q) {
-    if (!fetcher.takes_device_query()) return fetcher.Post(layer, sealed, q.row(0));
+    if (!OnDevice(fetcher)) return fetcher.Post(layer, sealed, q.row(0));
     queries_.emplace_back(*rig_.ops, q);  // stays until the kernels have read it
     return fetcher.Post(layer, sealed, queries_.back().view().row(0));
   }
@@ -67,7 +70,7 @@ class FetcherGpuTest : public ::testing::Test {
     const SelectedRows got = *fetcher.Take(layer);
     Fetched fetched = {got.count, std::vector<int32_t>(got.tokens.size()),
                        std::vector<BFloat16>(got.rows.size())};
-    if (fetcher.takes_device_query()) {
+    if (OnDevice(fetcher)) {
       rig_.ops->Download(got.tokens.data(), std::as_writable_bytes(std::span(fetched.tokens)));
       rig_.ops->Download(got.rows.data(), std::as_writable_bytes(std::span(fetched.rows)));
     } else {
@@ -149,7 +152,7 @@ TEST_F(FetcherGpuTest, ARowCacheChangesNoAnswerAndCountsWhatItHad) {
                   PostAndTake(*want, layer, Sealed(pages), q))
             << "step " << step << ", slots " << slots;
       }
-      ASSERT_TRUE(ours->Verify().ok());
+      ASSERT_TRUE(ours->Settle().ok());
       const int64_t now = ours->cached_rows() - had, rows = 2 * kHeads * kParams.top_k;
       EXPECT_LE(now, std::min<int64_t>(rows, 2 * kHeads * slots));
       if (step == 0 || step == 8) {
@@ -172,25 +175,25 @@ TEST_F(FetcherGpuTest, ARowInTheCacheIsNotFetchedAgain) {
       .Rows(1, 0, sequences_.back().pages[token / kPageTokens])[token % kPageTokens * kRowElements]
       .bits ^= 1;
   EXPECT_EQ(PostAndTake(*ours, 1, Sealed(), TestQuery()), before);
-  EXPECT_TRUE(ours->Verify().ok());
+  EXPECT_TRUE(ours->Settle().ok());
   EXPECT_EQ(ours->cached_rows(), kHeads * kParams.top_k);
 }
 
 // The promise that no wrong row is served holds without a wait: the token is not committed.
-TEST_F(FetcherGpuTest, ARowThatFailsItsCheckIsDataLossOnceTheStepIsVerified) {
+TEST_F(FetcherGpuTest, ARowThatFailsItsCheckIsDataLossOnceTheStepIsSettled) {
   rig_.pool.Rows(1, 1, sequences_.back().pages[2])[17 * kRowElements].bits ^= 1;
   const auto fetcher = Make(IndexPlace::kSketch);
   fetcher->SetDoublings(12);  // every candidate
-  ASSERT_TRUE(fetcher->Verify().ok()) << "nothing was fetched yet";
+  ASSERT_TRUE(fetcher->Settle().ok()) << "nothing was fetched yet";
   (void)PostAndTake(*fetcher, 2, Sealed(), TestQuery());
-  EXPECT_TRUE(fetcher->Verify().ok()) << "another layer";
+  EXPECT_TRUE(fetcher->Settle().ok()) << "another layer";
   (void)PostAndTake(*fetcher, 1, Sealed(), TestQuery());
   (void)PostAndTake(*fetcher, 2, Sealed(), TestQuery());
-  const absl::Status status = fetcher->Verify();
+  const absl::Status status = fetcher->Settle();
   EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(status.message(), "row check of layer 1 head 1 token 273");
   (void)PostAndTake(*fetcher, 1, Sealed(2), TestQuery());
-  EXPECT_TRUE(fetcher->Verify().ok()) << "other rows still are served";
+  EXPECT_TRUE(fetcher->Settle().ok()) << "other rows still are served";
 }
 
 TEST_F(FetcherGpuTest, AStepThatFetchedABadRowIsNotCommitted) {

@@ -102,6 +102,50 @@ TEST(SealPage, IndexKmaxAndScaleAreThoseOfTheRows) {
   }
 }
 
+// A sum of 128 floats is off by at most 127 roundings of the sum of magnitudes, the mean by one to bf16.
+TEST(SealPage, MeanRowsAreTheMeansOfKeysAndValues) {
+  for (const PoolShape& shape : {PoolShape{3, 2, 64, {0, 2}}, PoolShape{2, 1, 16, {1}}}) {
+    const PlainPool pool(shape);
+    const PageId page{1};
+    FillRandomly(pool, page, 6);
+    SealPage(pool.view, page);
+    for (int32_t rank = 0; rank < static_cast<int32_t>(shape.sparse_layers.size()); ++rank) {
+      for (int32_t head = 0; head < shape.kv_heads; ++head) {
+        const BFloat16* rows = pool.view.Rows(shape.sparse_layers[rank], head, page);
+        for (int c = 0; c < 2 * shape.head_dim; ++c) {
+          double sum = 0, size = 0;
+          for (int t = 0; t < kPageTokens; ++t) {
+            const double value = ToFloat(rows[t * 2 * shape.head_dim + c]);
+            sum += value;
+            size += std::abs(value);
+          }
+          const double mean = sum / kPageTokens;
+          ASSERT_NEAR(ToFloat(pool.view.MeanRow(rank, head, page)[c]), mean,
+                      std::ldexp(std::abs(mean), -8) + std::ldexp(size, -24))
+              << "element " << c;
+        }
+      }
+    }
+  }
+}
+
+TEST(SealPage, AMeanRowIsFiniteWhateverTheRowsAre) {
+  const PlainPool pool({1, 1, 16, {0}});
+  const PageId page{0};
+  FillRandomly(pool, page, 1);
+  const float infinity = std::numeric_limits<float>::infinity();
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (int t = 0; t < kPageTokens; ++t) {
+    pool.SetKey(0, 0, page, t, 0, t % 2 == 0 ? infinity : 3.0f);
+    pool.SetKey(0, 0, page, t, 1, t % 4 == 0 ? nan : 2.0f);
+    pool.SetKey(0, 0, page, t, 2, std::numeric_limits<float>::max());
+  }
+  SealPage(pool.view, page);
+  EXPECT_EQ(ToFloat(pool.view.MeanRow(0, 0, page)[0]), 1.5f);
+  EXPECT_EQ(ToFloat(pool.view.MeanRow(0, 0, page)[1]), 1.5f);
+  EXPECT_EQ(ToFloat(pool.view.MeanRow(0, 0, page)[2]), 0.0f) << "a sum that overflows";
+}
+
 TEST(SealPage, ExactMultiplesOfTheScaleAreKeptExactlyAndHalvesGoToEven) {
   const PlainPool pool({1, 1, 16, {0}});
   const PageId page{0};
@@ -209,6 +253,7 @@ TEST(SealPage, TouchesNoOtherPage) {
         EXPECT_TRUE(same(pool.view.IndexScale(r, h, page), old.IndexScale(r, h, page), 32));
         EXPECT_TRUE(same(pool.view.IndexMin(r, h, page), old.IndexMin(r, h, page), 32));
         EXPECT_TRUE(same(pool.view.Kmax(r, h, page), old.Kmax(r, h, page), 32));
+        EXPECT_TRUE(same(pool.view.MeanRow(r, h, page), old.MeanRow(r, h, page), 64));
       }
     }
   }

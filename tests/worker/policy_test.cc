@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <string>
 
 namespace tailor {
@@ -45,9 +46,9 @@ TEST(LayerPolicyTest, JsonRoundTripKeepsEveryField) {
 
 TEST(LayerPolicyTest, AnyFieldThatChangesTokensChangesTheFingerprint) {
   const LayerPolicy base = SomePolicy();
-  std::vector<LayerPolicy> others(14, base);
+  std::vector<LayerPolicy> others(16, base);
   others[0].quantized_layers = {0};
-  others[1].bits = 2;
+  others[1].bits = 8;
   others[2].residual_tokens = 64;
   others[3].sink_tokens = 4;
   others[4].recent_tokens = 60;
@@ -60,6 +61,8 @@ TEST(LayerPolicyTest, AnyFieldThatChangesTokensChangesTheFingerprint) {
   others[11].layer_top_k = {1, 2, 3, 4};
   others[12].layer_top_k = {1, 2, 3, 5};
   others[13].mass_floor = 0.9f;
+  others[14].tail = Tail::kNone;
+  others[15].tail_gain = 0.5f;
   for (size_t i = 0; i < others.size(); ++i) {
     EXPECT_NE(others[i].fingerprint(), base.fingerprint()) << "field " << i;
   }
@@ -69,7 +72,8 @@ TEST(LayerPolicyTest, AnyFieldThatChangesTokensChangesTheFingerprint) {
 TEST(LayerPolicyTest, AFileWithoutTheNewerFieldsMeansThePublishedSelection) {
   std::string text = SomePolicy().ToJson();
   for (const std::string line :
-       {"  \"channels\": 12,\n", "  \"group\": \"heads\",\n", "  \"rescore_extra\": 32,\n"}) {
+       {"  \"channels\": 12,\n", "  \"group\": \"heads\",\n", "  \"rescore_extra\": 32,\n",
+        "  \"tail\": \"page_means\",\n", "  \"tail_gain\": 0.25,\n"}) {
     ASSERT_NE(text.find(line), std::string::npos) << text;
     text.erase(text.find(line), line.size());
   }
@@ -78,6 +82,7 @@ TEST(LayerPolicyTest, AFileWithoutTheNewerFieldsMeansThePublishedSelection) {
   EXPECT_EQ(policy->select.channels, 8);
   EXPECT_EQ(policy->select.group, GroupRule::kMean);
   EXPECT_EQ(policy->select.rescore_extra, 0);
+  EXPECT_EQ(policy->tail, Tail::kNone);
 }
 
 TEST(LayerPolicyTest, TheDefaultSelectsByHeadsAndLooksTwice) {
@@ -146,6 +151,11 @@ TEST(LayerPolicyTest, BadValuesAreNamedWithValueAndLimit) {
   EXPECT_THAT(MessageOf(policy.Validate(SmallModel(), Weights(1))),
               HasSubstr("layer_top_k is 0, limit 1..4096"));
   policy = SomePolicy();
+  for (const float gain : {4.5f, -4.5f, std::numeric_limits<float>::quiet_NaN()}) {
+    policy.tail_gain = gain;
+    EXPECT_THAT(MessageOf(policy.Validate(SmallModel(), Weights(1))), HasSubstr("limit -4..4"));
+  }
+  policy.tail_gain = 0.25f;
   policy.mass_floor = 1.0f;
   EXPECT_THAT(MessageOf(policy.Validate(SmallModel(), Weights(1))),
               HasSubstr("mass_floor is 1, limit 0 to below 1"));

@@ -177,7 +177,7 @@ class DeviceFetcher final : public RowFetcher {
         pages_(backend, shape, place),
         row_caches_(backend, shape, row_cache_rows) {}
 
-  bool takes_device_query() const override { return true; }
+  QueryIn query_in() const override { return QueryIn::kDevice; }
   void SetDoublings(int32_t doublings) override { params_.SetDoublings(doublings); }
   int64_t sketch_bytes() const override { return pages_.sketch_bytes(); }
   int64_t row_cache_bytes() const override { return row_caches_.bytes(); }
@@ -209,7 +209,7 @@ class DeviceFetcher final : public RowFetcher {
     return absl::OkStatus();
   }
 
-  absl::Status Verify() override {
+  absl::Status Settle() override {
     if (!selected_) return absl::OkStatus();
     selected_ = false;
     GatherReport report;
@@ -289,7 +289,7 @@ class DeviceFetcher final : public RowFetcher {
   int next_ = 0;
   std::deque<Posted> posted_;
   DeviceBuffer report_;
-  bool selected_ = false;  // since Verify
+  bool selected_ = false;  // since Settle
   int64_t cached_rows_ = 0;
 };
 

@@ -27,7 +27,7 @@ int64_t RowCacheBytes(const PoolShape& shape, int32_t rows);
 
 // `backend` has device_select(), and its ops can read the pool (Backend::MapHostMemory). The
 // fetcher's queries are device memory, and so are the rows and tokens it gives. A row that fails
-// its check shows in Verify, not in Take. row_cache_rows: LayerPolicy's.
+// its check shows in Settle, not in Take. row_cache_rows: LayerPolicy's.
 std::unique_ptr<RowFetcher> MakeDeviceFetcher(Backend* backend, const PoolShape& shape,
                                               const SelectParams& params,
                                               std::vector<int32_t> layer_top_k, IndexPlace place,

@@ -35,22 +35,23 @@ class RowFetcher {
   // Brings what is kept of sealed pages up to date: when a sequence is loaded, and after a seal.
   // Errors: ResourceExhausted.
   virtual absl::Status Extend(const SealedPages&) { return absl::OkStatus(); }
-  // Whether all rows given since the last Verify passed their checks, where Take could not wait to
-  // know. Once the backend's ops have ended. Errors: DataLoss, as Take.
-  virtual absl::Status Verify() { return absl::OkStatus(); }
   // Of kept copies of the index, in device memory.
   virtual int64_t sketch_bytes() const { return 0; }
   // Of kept rows, in device memory, and how many rows came out of them instead of the store so far.
   virtual int64_t row_cache_bytes() const { return 0; }
   virtual int64_t cached_rows() const { return 0; }
-  // Whether Post's q is device memory (then so are the tokens and rows of Take), not the host's.
-  virtual bool takes_device_query() const { return false; }
+  // Where Post wants its query: in memory of the host, or of the device.
+  enum class QueryIn { kHost, kDevice };
+  virtual QueryIn query_in() const { return QueryIn::kHost; }
   // Starts the selection of one layer. At most kMaxPosted may be posted and not taken (TS_CHECK).
   virtual absl::Status Post(int32_t layer, const SealedPages& sealed, std::span<const float> q) = 0;
   // The rows of the oldest post, which must be of `layer` (TS_CHECK); valid until the next Take,
   // and until the next-but-one Post. Errors: DataLoss (a row failed its check), DeadlineExceeded,
   // Unavailable.
   virtual absl::StatusOr<SelectedRows> Take(int32_t layer) = 0;
+  // Before a step's token is committed: whether the rows that its ops read were those that Take
+  // announced, where Take does not wait for them. Errors: as Take's.
+  virtual absl::Status Settle() { return absl::OkStatus(); }
 };
 
 // `inline`: the worker's own threads select over the mapped pages, a KV head each. `store`: the

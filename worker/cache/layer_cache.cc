@@ -4,14 +4,21 @@ namespace tailor {
 
 void AttendScratch::Clear(int32_t kv_heads) {
   segments.resize(kv_heads);
+  means.resize(kv_heads);
   pages.resize(kv_heads);
   for (auto& list : segments) list.clear();
+  for (auto& list : means) list.clear();
   for (auto& list : pages) list.clear();
 }
 
 std::span<const std::span<const RowSegment>> AttendScratch::Segments() {
   segment_spans.assign(segments.begin(), segments.end());
   return segment_spans;
+}
+
+std::span<const std::span<const RowSegment>> AttendScratch::Means() {
+  mean_spans.assign(means.begin(), means.end());
+  return mean_spans;
 }
 
 std::span<const std::span<const std::byte* const>> AttendScratch::Pages() {

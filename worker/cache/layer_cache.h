@@ -25,11 +25,14 @@ struct PagedRows {
 struct AttendScratch {
   std::vector<std::vector<RowSegment>> segments;            // [kv_heads]
   std::vector<std::span<const RowSegment>> segment_spans;   // [kv_heads]
+  std::vector<std::vector<RowSegment>> means;               // [kv_heads], mostly empty
+  std::vector<std::span<const RowSegment>> mean_spans;
   std::vector<std::vector<const std::byte*>> pages;         // [kv_heads]
   std::vector<std::span<const std::byte* const>> page_spans;
 
   void Clear(int32_t kv_heads);
   std::span<const std::span<const RowSegment>> Segments();
+  std::span<const std::span<const RowSegment>> Means();
   std::span<const std::span<const std::byte* const>> Pages();
 };
 
@@ -48,6 +51,7 @@ struct AttendCall {
   SelectedRows fetched;       // sparse layers: dominant rows; else empty
   MatrixView<float> out;      // [1][q_heads * head_dim]
   MatrixView<float> lse;      // optional, [1][q_heads]; quantized layers leave it
+  bool with_tail = true;  // sparse layers: the estimate of what was not fetched, if they make one
 };
 
 class LayerCache {
@@ -56,6 +60,9 @@ class LayerCache {
   // Brings the cache up to `rows` after a prefill, an attach or a fork: reads only what is new.
   // Errors: ResourceExhausted from the backend's memory budget.
   virtual absl::Status Extend(const PagedRows& rows) = 0;
+  // Pages below rows.sealed_pages are sealed in the store: takes over what a seal computes. Called
+  // after Extend, before the next Attend. Errors: as Extend.
+  virtual absl::Status LoadSealed(const PagedRows&) { return absl::OkStatus(); }
   // Where the next token's rows go in worker memory, one pointer a KV head: [2][head_dim] each.
   virtual void NewRows(int64_t position, std::span<BFloat16*> out) = 0;
   virtual void Attend(const AttendCall& call, AttendScratch& scratch) = 0;

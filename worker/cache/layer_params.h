@@ -1,4 +1,4 @@
-// The selection's numbers of each layer, at the sequence's budget.
+// What a selection asks for in each layer, at the sequence's budget.
 #pragma once
 
 #include <algorithm>

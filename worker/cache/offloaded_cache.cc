@@ -1,18 +1,22 @@
 #include "worker/cache/offloaded_cache.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace tailor {
 
 OffloadedCache::OffloadedCache(Backend* backend, int32_t layer, const PoolShape& shape,
-                               int32_t sink_tokens, int64_t window_slots)
+                               int32_t sink_tokens, int64_t window_slots,
+                               std::optional<float> tail_gain)
     : backend_(backend),
       layer_(layer),
       kv_heads_(shape.kv_heads),
       head_dim_(shape.head_dim),
       sink_tokens_(sink_tokens),
+      tail_gain_(tail_gain),
       window_slots_(window_slots),
-      window_(backend, shape.kv_heads, shape.head_dim) {}
+      window_(backend, shape.kv_heads, shape.head_dim),
+      means_(backend, layer, shape.kv_heads, shape.head_dim) {}
 
 absl::Status OffloadedCache::LoadSink(const PagedRows& rows) {
   const int64_t head_elements = int64_t{sink_tokens_} * 2 * head_dim_;
@@ -27,14 +31,18 @@ absl::Status OffloadedCache::LoadSink(const PagedRows& rows) {
   return absl::OkStatus();
 }
 
+absl::Status OffloadedCache::LoadSealed(const PagedRows& rows) {
+  if (!tail_gain_.has_value()) return absl::OkStatus();
+  return means_.Extend(*rows.pool, rows.pages.first(rows.sealed_pages));
+}
+
 absl::Status OffloadedCache::Extend(const PagedRows& rows) {
   TS_RETURN_IF_ERROR(window_.EnsureSlots(window_slots_));
   if (sink_tokens_ > 0 && sealed_pages_ == 0 && rows.sealed_pages > 0) {
     TS_RETURN_IF_ERROR(LoadSink(rows));
   }
   sealed_pages_ = rows.sealed_pages;
-  for (int64_t first = rows.sealed_pages * kPageTokens; first < rows.tokens;
-       first += kPageTokens) {
+  for (int64_t first = rows.sealed_pages * kPageTokens; first < rows.tokens; first += kPageTokens) {
     window_.Load(*rows.pool, layer_, rows.pages[first / kPageTokens], first,
                  std::min(first + kPageTokens, rows.tokens));
   }
@@ -46,7 +54,16 @@ void OffloadedCache::NewRows(int64_t position, std::span<BFloat16*> out) {
 }
 
 void OffloadedCache::Attend(const AttendCall& call, AttendScratch& scratch) {
+  TS_DCHECK(!tail_gain_.has_value() || means_.pages() == sealed_pages_);
   scratch.Clear(kv_heads_);
+  const int64_t skipped = call.with_tail && means_.pages() > 0
+                              ? means_.pages() * kPageTokens - sink_tokens_ - call.fetched.count
+                              : 0;
+  // Each mean row stands for as many of the skipped tokens.
+  const float log_weight =
+      skipped > 0
+          ? *tail_gain_ + std::log(static_cast<float>(skipped) / static_cast<float>(means_.pages()))
+          : 0.0f;
   const int64_t row_elements = int64_t{2} * head_dim_;
   // The store's threads, or this process's, put the fetched rows into memory of the host.
   const auto* fetched =
@@ -59,24 +76,27 @@ void OffloadedCache::Attend(const AttendCall& call, AttendScratch& scratch) {
           {fetched + int64_t{head} * call.fetched.count * row_elements, call.fetched.count});
     }
     window_.AppendSegments(head, sealed_pages_ * kPageTokens, call.tokens, &segments);
+    if (skipped > 0) means_.AppendSegments(head, &scratch.means[head]);
   }
   backend_->Attend({.q = call.q,
                     .segments = scratch.Segments(),
                     .head_dim = head_dim_,
                     .mask = Mask::kNone,
                     .out = call.out,
-                    .lse = call.lse});
+                    .lse = call.lse,
+                    .means = scratch.Means(),
+                    .mean_log_weight = log_weight});
 }
 
 absl::Status OffloadedCache::Seal(const PagedRows& rows, int64_t page) {
   TS_CHECK(page == sealed_pages_);
   if (sink_tokens_ > 0 && page == 0) TS_RETURN_IF_ERROR(LoadSink(rows));
   sealed_pages_ = page + 1;
-  return absl::OkStatus();
+  return LoadSealed(rows);
 }
 
 LayerBytes OffloadedCache::bytes() const {
-  return {.codes = 0, .resident = sink_.bytes() + window_.bytes()};
+  return {.codes = 0, .resident = sink_.bytes() + window_.bytes() + means_.bytes()};
 }
 
 }  // namespace tailor

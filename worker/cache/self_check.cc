@@ -15,7 +15,7 @@ double Mass(float lse, double reference) { return std::exp(static_cast<double>(l
 }  // namespace
 
 HeadCheck CompareWithExact(const PartialAttention& attended, const PartialAttention& candidates,
-                           const PartialAttention& fetched) {
+                           const PartialAttention& fetched, std::span<const float> out) {
   const size_t group = attended.lse.size(), d = attended.out.size() / group;
   HeadCheck check{.captured_mass = 0, .output_error = 0};
   for (size_t h = 0; h < group; ++h) {
@@ -27,7 +27,7 @@ HeadCheck CompareWithExact(const PartialAttention& attended, const PartialAttent
     for (size_t c = h * d; c < (h + 1) * d; ++c) {
       const double exact =
           (near * attended.out[c] + all * candidates.out[c] - taken * fetched.out[c]) / total;
-      error += (attended.out[c] - exact) * (attended.out[c] - exact);
+      error += (out[c] - exact) * (out[c] - exact);
       norm += exact * exact;
     }
     check.captured_mass += near / total;
@@ -56,9 +56,9 @@ double StepCheck::Finish(std::span<const ExactOutput> answers, CheckTotals& tota
   double sum = 0;
   for (size_t i = 0; i < heads_.size(); ++i) {
     const Head& head = heads_[i];
-    const HeadCheck check = CompareWithExact({head.attended_lse, head.attended_out},
-                                             {answers[i].lse, answers[i].out},
-                                             {head.fetched_lse, head.fetched_out});
+    const HeadCheck check =
+        CompareWithExact({head.attended_lse, head.attended_out}, {answers[i].lse, answers[i].out},
+                         {head.fetched_lse, head.fetched_out}, head.out);
     totals.Add(check);
     sum += check.captured_mass;
   }

@@ -1,6 +1,6 @@
-// The online self-check: how much of the exact attention mass a sparse layer's decode step attended,
-// and how far its output is from the exact one (ALGORITHM §6). Measured for one KV head of every sparse
-// layer at a few positions, against exact attention next to the rows.
+// The online self-check: how much of the exact attention mass a sparse layer's decode step
+// attended, and how far its output is from the exact one (ALGORITHM §6). Measured for one KV head
+// of every sparse layer at a few positions, against exact attention next to the rows.
 //
 // When is a function of the position alone, and what follows from it of the measured mass: so a
 // replayed or moved turn checks, and grows its budget, exactly as the first run did.
@@ -25,11 +25,12 @@ struct HeadCheck {
   double output_error = 0;   // ||o - o_exact|| / ||o_exact||, mean over the group
 };
 
-// `attended` is sink, fetched rows and window; `candidates` is all that could have been fetched, and
-// `fetched` what was: the exact attention is attended + candidates - fetched. In double: a captured
-// mass is good to FLT_EPSILON times the scores' size.
+// `attended` is sink, fetched rows and window; `candidates` is all that could have been fetched,
+// and `fetched` what was: the exact attention is attended + candidates - fetched. `out`
+// [group][head_dim] is what the layer put out: attended's, or with an estimate of the rest. In
+// double: a captured mass is good to FLT_EPSILON times the scores' size.
 HeadCheck CompareWithExact(const PartialAttention& attended, const PartialAttention& candidates,
-                           const PartialAttention& fetched);
+                           const PartialAttention& fetched, std::span<const float> out);
 
 // What a sequence's checks found since they were last taken.
 struct CheckTotals {
@@ -46,7 +47,7 @@ class StepCheck {
  public:
   struct Head {
     ExactQuery query;
-    std::vector<float> attended_lse, attended_out, fetched_lse, fetched_out;
+    std::vector<float> attended_lse, attended_out, fetched_lse, fetched_out, out;
   };
 
   void Add(Head head) { heads_.push_back(std::move(head)); }

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "worker/cache/device_fetcher.h"
+#include "worker/cache/doorbell_fetcher.h"
 #include "worker/cache/full_cache.h"
 #include "worker/cache/offloaded_cache.h"
 #include "worker/cache/quantized_cache.h"
@@ -26,30 +27,14 @@ std::unique_ptr<LayerCache> MakeLayerCache(Backend* backend, int32_t layer, cons
                                             WindowSlots(policy));
   }
   return std::make_unique<OffloadedCache>(backend, layer, shape, policy.sink_tokens,
-                                          WindowSlots(policy));
-}
-
-std::unique_ptr<RowFetcher> MakeFetcher(Backend* backend, KvClient* store, const PoolShape& shape,
-                                        const LayerPolicy& policy) {
-  switch (RunnableSelector(policy.selector, *backend)) {
-    case Selector::kInline:
-      return MakeInlineFetcher(backend, shape, policy.select, policy.layer_top_k);
-    case Selector::kStore:
-      return MakeStoreFetcher(store, policy.select, policy.layer_top_k);
-    case Selector::kSketch:
-      return MakeDeviceFetcher(backend, shape, policy.select, policy.layer_top_k,
-                               IndexPlace::kSketch, policy.row_cache_rows);
-    case Selector::kDevice:
-      return MakeDeviceFetcher(backend, shape, policy.select, policy.layer_top_k,
-                               IndexPlace::kStore, 0);
-  }
-  TS_CHECK(false);
+                                          WindowSlots(policy), policy.TailGain());
 }
 
 }  // namespace
 
 SequenceCache::SequenceCache(Backend* backend, KvClient* store, const PoolView* pool,
-                             const LayerPolicy& policy, CacheMode mode, SequenceGrant grant)
+                             const LayerPolicy& policy, CacheMode mode, SequenceGrant grant,
+                             DoorbellLine* doorbell)
     : backend_(backend),
       store_(store),
       pool_(pool),
@@ -60,15 +45,38 @@ SequenceCache::SequenceCache(Backend* backend, KvClient* store, const PoolView* 
     layers_.push_back(MakeLayerCache(backend_, layer, pool_->shape(), policy_, mode_));
   }
   budget_doublings_ = grant_.budget_doublings;
-  fetcher_ = MakeFetcher(backend_, store_, pool_->shape(), policy_);
+  fetcher_ = MakeFetcher(doorbell);
   fetcher_->SetDoublings(budget_doublings_);
+}
+
+SequenceCache::~SequenceCache() {
+  fetcher_.reset();  // ends what the stream may be waiting for
+  backend_->Synchronize();
+}
+
+std::unique_ptr<RowFetcher> SequenceCache::MakeFetcher(DoorbellLine* doorbell) const {
+  const SelectParams& params = policy_.select;
+  const std::vector<int32_t>& top_k = policy_.layer_top_k;
+  switch (RunnableSelector(policy_.selector, *backend_)) {
+    case Selector::kInline:
+      return MakeInlineFetcher(backend_, pool_->shape(), params, top_k);
+    case Selector::kStore:
+      if (doorbell == nullptr) return MakeStoreFetcher(store_, params, top_k);
+      return MakeDoorbellFetcher(doorbell, params, top_k);
+    case Selector::kSketch:
+      return MakeDeviceFetcher(backend_, pool_->shape(), params, top_k, IndexPlace::kSketch,
+                               policy_.row_cache_rows);
+    case Selector::kDevice:
+      return MakeDeviceFetcher(backend_, pool_->shape(), params, top_k, IndexPlace::kStore, 0);
+  }
+  TS_CHECK(false);
 }
 
 absl::StatusOr<std::unique_ptr<SequenceCache>> SequenceCache::Make(
     Backend* backend, KvClient* store, const PoolView* pool, const LayerPolicy& policy,
-    CacheMode mode, SequenceGrant grant) {
+    CacheMode mode, SequenceGrant grant, DoorbellLine* doorbell) {
   std::unique_ptr<SequenceCache> cache(
-      new SequenceCache(backend, store, pool, policy, mode, std::move(grant)));
+      new SequenceCache(backend, store, pool, policy, mode, std::move(grant), doorbell));
   TS_RETURN_IF_ERROR(cache->LoadGrant());
   return cache;
 }
@@ -87,6 +95,7 @@ absl::Status SequenceCache::LoadGrant() {
   TS_RETURN_IF_ERROR(SealUpTo(PagesToSeal(tokens)));
   for (int32_t layer = 0; layer < pool_->shape().layers; ++layer) {
     TS_RETURN_IF_ERROR(layers_[layer]->Extend(Rows(tokens)));
+    TS_RETURN_IF_ERROR(layers_[layer]->LoadSealed(Rows(tokens)));
   }
   return ExtendFetcher();
 }
@@ -104,6 +113,10 @@ LayerBytes SequenceCache::Quote(const LayerPolicy& policy, const PoolShape& shap
     bytes.resident += static_cast<int64_t>(policy.SparseLayers(shape.layers).size()) *
                       shape.kv_heads * policy.sink_tokens * 2 * shape.head_dim *
                       static_cast<int64_t>(sizeof(BFloat16));
+  }
+  if (policy.tail != Tail::kNone) {
+    bytes.resident += static_cast<int64_t>(policy.SparseLayers(shape.layers).size()) *
+                      MeanRows::Bytes(shape.kv_heads, shape.head_dim, sealed);
   }
   const QuantizedPageShape codes = {.bits = policy.bits, .head_dim = shape.head_dim};
   bytes.codes = static_cast<int64_t>(policy.quantized_layers.size()) * sealed * shape.kv_heads *
@@ -155,8 +168,8 @@ bool SequenceCache::Fetches(int32_t layer) const {
 }
 
 absl::Status SequenceCache::PostFetch(int32_t layer, std::span<const float> q) {
-  return fetcher_->Post(layer, Sealed(),
-                        fetcher_->takes_device_query() ? q : backend_->ReadBack(q, &host_q_));
+  const bool on_device = fetcher_->query_in() == RowFetcher::QueryIn::kDevice;
+  return fetcher_->Post(layer, Sealed(), on_device ? q : backend_->ReadBack(q, &host_q_));
 }
 
 SealedPages SequenceCache::Sealed() const {
@@ -193,17 +206,8 @@ absl::Status SequenceCache::AttendLayer(int32_t layer, AttendCall& call) {
                       .lse = call.lse});
     return absl::OkStatus();
   }
-  if (!Fetches(layer) || !ChecksNow()) {
-    layers_[layer]->Attend(call, scratch_);
-    return absl::OkStatus();
-  }
-  // Kept for this step alone: checks are too seldom to hold memory for.
-  const int64_t q_heads = call.q.cols / pool_->shape().head_dim;
-  TS_ASSIGN_OR_RETURN(const DeviceBuffer lse,
-                      backend_->Allocate(q_heads * static_cast<int64_t>(sizeof(float))));
-  if (call.lse.data == nullptr) call.lse = lse.Matrix<float>(1, q_heads);
   layers_[layer]->Attend(call, scratch_);
-  return CheckHead(layer, call);
+  return Fetches(layer) && ChecksNow() ? CheckHead(layer, call) : absl::OkStatus();
 }
 
 bool SequenceCache::ChecksNow() const {
@@ -211,35 +215,48 @@ bool SequenceCache::ChecksNow() const {
   return tokens() == turn_start_ || tokens() % policy_.check_every_tokens == 0;
 }
 
-// Notes what one KV head attended and which rows it fetched; the store is asked when the step ends.
+// Notes what one KV head attended, which rows it fetched and what came out; the store is asked when
+// the step ends. Memory is for this step alone: checks are too seldom to hold any.
 absl::Status SequenceCache::CheckHead(int32_t layer, const AttendCall& call) {
   const PoolShape& shape = pool_->shape();
   const int64_t d = shape.head_dim, width = call.q.cols / shape.kv_heads, group = width / d;
   // All heads in turn, whatever the number of layers.
   const int64_t head = (tokens() / std::max(policy_.check_every_tokens, 1) + layer) % shape.kv_heads;
-  TS_ASSIGN_OR_RETURN(const DeviceBuffer partial,
-                      backend_->Allocate((width + group) * static_cast<int64_t>(sizeof(float))));
-  const MatrixView<float> out(partial.As<float>(), 1, width);
-  const MatrixView<float> lse(partial.As<float>() + width, 1, group);
-  const auto fetched = call.fetched.rows.subspan(head * call.fetched.count * 2 * d,
-                                                 call.fetched.count * 2 * d);
-  const RowSegment rows = {
-      reinterpret_cast<const BFloat16*>(backend_->Stage(std::as_bytes(fetched))),
-      call.fetched.count};
-  const std::span<const RowSegment> segments(&rows, call.fetched.count > 0 ? 1 : 0);
-  StepCheck::Head check;
-  check.query = {layer, static_cast<int32_t>(head), std::vector<float>(width)};
-  check.attended_lse.resize(group);
-  check.attended_out.resize(width);
-  check.fetched_lse.assign(group, -std::numeric_limits<float>::infinity());
-  check.fetched_out.assign(width, 0.0f);
+  const int64_t q_heads = call.q.cols / d;
+  const auto floats = static_cast<int64_t>(sizeof(float));
+  TS_ASSIGN_OR_RETURN(const DeviceBuffer whole,
+                      backend_->Allocate((call.q.cols + q_heads) * floats));
+  TS_ASSIGN_OR_RETURN(const DeviceBuffer partial, backend_->Allocate((width + group) * floats));
+  StepCheck::Head check = {
+      .query = {layer, static_cast<int32_t>(head), std::vector<float>(width)},
+      .attended_lse = std::vector<float>(group),
+      .attended_out = std::vector<float>(width),
+      .fetched_lse = std::vector<float>(group, -std::numeric_limits<float>::infinity()),
+      .fetched_out = std::vector<float>(width, 0.0f),
+      .out = std::vector<float>(width)};
   const auto download = [&](const float* from, std::vector<float>& to) {
     backend_->Download(from, std::as_writable_bytes(std::span(to)));
   };
   download(call.q.data + head * width, check.query.q);
-  download(call.out.data + head * width, check.attended_out);
-  download(call.lse.data + head * group, check.attended_lse);
-  if (!segments.empty()) {
+  download(call.out.data + head * width, check.out);
+
+  AttendCall attended = call;  // all heads again, without the tail
+  attended.out = {whole.As<float>(), 1, call.q.cols};
+  attended.lse = {whole.As<float>() + call.q.cols, 1, q_heads};
+  attended.with_tail = false;
+  layers_[layer]->Attend(attended, scratch_);
+  download(attended.out.data + head * width, check.attended_out);
+  download(attended.lse.data + head * group, check.attended_lse);
+
+  if (call.fetched.count > 0) {
+    const MatrixView<float> out(partial.As<float>(), 1, width);
+    const MatrixView<float> lse(partial.As<float>() + width, 1, group);
+    const auto fetched =
+        call.fetched.rows.subspan(head * call.fetched.count * 2 * d, call.fetched.count * 2 * d);
+    const RowSegment rows = {
+        reinterpret_cast<const BFloat16*>(backend_->Stage(std::as_bytes(fetched))),
+        call.fetched.count};
+    const std::span<const RowSegment> segments(&rows, 1);
     backend_->Attend({.q = {call.q.data + head * width, 1, width},
                       .segments = std::span(&segments, 1),
                       .head_dim = shape.head_dim,
@@ -277,7 +294,6 @@ absl::Status SequenceCache::PublishTokens(std::span<const TokenId> ids) {
   }
   grant_.committed_tokens = tokens();
   backend_->Synchronize();  // the tokens' rows are in the pages
-  TS_RETURN_IF_ERROR(fetcher_->Verify());
   return store_->Commit(grant_.handle, tokens());
 }
 
@@ -295,6 +311,7 @@ absl::Status SequenceCache::SealUpTo(int64_t sealed_pages) {
 }
 
 absl::Status SequenceCache::CommitToken(TokenId token) {
+  TS_RETURN_IF_ERROR(fetcher_->Settle());
   TS_RETURN_IF_ERROR(FinishCheck());
   const int64_t page = PagesToSeal(tokens());
   TS_RETURN_IF_ERROR(PublishTokens(std::span(&token, 1)));
@@ -325,6 +342,7 @@ absl::Status SequenceCache::CommitPrefill(std::span<const TokenId> new_tokens) {
   if (exact_tokens_ == tokens()) exact_tokens_ += static_cast<int64_t>(new_tokens.size());
   TS_RETURN_IF_ERROR(PublishTokens(new_tokens));
   TS_RETURN_IF_ERROR(SealUpTo(PagesToSeal(tokens())));
+  for (const auto& layer : layers_) TS_RETURN_IF_ERROR(layer->LoadSealed(Rows(tokens())));
   return ExtendFetcher();
 }
 
@@ -343,7 +361,7 @@ CacheTotals SequenceCache::totals() const {
   const int64_t row_bytes = int64_t{2} * shape.head_dim * static_cast<int64_t>(sizeof(BFloat16));
   totals.store_rows = pages * shape.layers * shape.kv_heads * kPageTokens * row_bytes;
   totals.store_index = pages * static_cast<int64_t>(shape.sparse_layers.size()) * shape.kv_heads *
-                       shape.head_dim * (kPageTokens / 2 + 3 * static_cast<int64_t>(sizeof(float)));
+                       shape.head_dim * (kPageTokens / 2 + 4 * static_cast<int64_t>(sizeof(float)));
   totals.rows_fetched = rows_fetched_;
   totals.bytes_fetched = (rows_fetched_ - totals.rows_cached) * row_bytes;
   return totals;

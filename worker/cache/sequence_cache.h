@@ -28,6 +28,8 @@ struct CacheTotals {
       0;  // of rows_fetched, those that a device's row cache had: not in bytes_fetched
 };
 
+class DoorbellLine;  // worker/cache/doorbell_line.h
+
 // What one decode step's attention did in a layer; worker/quality listens.
 class AttendProbe {
  public:
@@ -42,12 +44,17 @@ class AttendProbe {
 
 class SequenceCache {
  public:
-  // `pool` and `store` outlive the cache. Loads what the grant already holds, after verifying its
-  // sealed pages. Errors: DataLoss, ResourceExhausted.
+  // `pool`, `store` and `doorbell` outlive the cache. With a doorbell, selector `store` uses it.
+  // Loads what the grant already holds, after verifying its sealed pages. Errors: DataLoss,
+  // ResourceExhausted.
   static absl::StatusOr<std::unique_ptr<SequenceCache>> Make(Backend* backend, KvClient* store,
                                                              const PoolView* pool,
                                                              const LayerPolicy& policy,
-                                                             CacheMode mode, SequenceGrant grant);
+                                                             CacheMode mode, SequenceGrant grant,
+                                                             DoorbellLine* doorbell = nullptr);
+  // What is still enqueued writes to pages of the grant: ends when it has, so that the sequence may
+  // be given back.
+  ~SequenceCache();
   // Worker bytes of a sequence of `tokens` tokens: what Make and Reserve allocate, exactly. The
   // policy's selector is one that the backend runs (RunnableSelector).
   static LayerBytes Quote(const LayerPolicy& policy, const PoolShape& shape, CacheMode mode,
@@ -61,7 +68,7 @@ class SequenceCache {
   // window.
   void NewRows(int32_t layer, std::span<BFloat16*> store_rows, std::span<BFloat16*> window_rows);
   bool Fetches(int32_t layer) const;  // sparse, hybrid, something is sealed, the budget is not all
-  // q: [q_heads * head_dim] in device memory; selection runs on the host.
+  // q: [q_heads * head_dim] in device memory.
   absl::Status PostFetch(int32_t layer, std::span<const float> q);
   absl::Status Attend(int32_t layer, MatrixView<const float> q, MatrixView<float> out);
   absl::Status CommitToken(TokenId token);
@@ -93,7 +100,8 @@ class SequenceCache {
 
  private:
   SequenceCache(Backend* backend, KvClient* store, const PoolView* pool, const LayerPolicy& policy,
-                CacheMode mode, SequenceGrant grant);
+                CacheMode mode, SequenceGrant grant, DoorbellLine* doorbell);
+  std::unique_ptr<RowFetcher> MakeFetcher(DoorbellLine* doorbell) const;
   absl::Status LoadGrant();
   // Pages that have left the window of a sequence of `tokens` tokens. The store may have sealed
   // more (a shared prefix, a history cut back), but what a step attends to depends on its tokens

@@ -32,9 +32,14 @@ struct RowAttention {
   int32_t head_dim = 0;
   Mask mask = Mask::kNone;
   MatrixView<float> out;  // [queries][q_heads * head_dim]
-  // Optional, [queries][q_heads]: natural log of the softmax denominator, of scores scaled by
-  // 1/sqrt(head_dim). Serves mass recall (ALGORITHM §6).
+  // Optional, [queries][q_heads]: natural log of the softmax denominator over `segments`, of scores
+  // scaled by 1/sqrt(head_dim). Serves mass recall (ALGORITHM §6).
   MatrixView<float> lse;
+  // Optional, [kv_heads][any]: rows that each stand for e^mean_log_weight tokens, the means of
+  // tokens that are not attended to themselves (ALGORITHM §3.5). In `out`, not in `lse`. Only for a
+  // call of one query.
+  std::span<const std::span<const RowSegment>> means = {};
+  float mean_log_weight = 0;
 };
 
 // Decode attention of a quantized layer: sealed codes first, then the full-precision residual.

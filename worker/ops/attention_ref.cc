@@ -19,35 +19,42 @@ void AppendSegments(std::span<const RowSegment> segments, int32_t head_dim, Head
   }
 }
 
-// softmax(q K^T / sqrt(d)) V over the first `visible` tokens; returns the log of its denominator.
+// softmax(q K^T / sqrt(d)) V over the first `visible` tokens, those from `first_mean` on with
+// log_weight added to their scores; returns the log of the denominator of those before.
 double SoftmaxOver(std::span<const float> q, const HeadRows& rows, int64_t visible,
-                   std::span<float> out) {
+                   int64_t first_mean, double log_weight, std::span<float> out) {
   const auto d = static_cast<int64_t>(q.size());
   std::vector<double> scores(visible, 0.0);
   for (int64_t t = 0; t < visible; ++t) {
     for (int64_t c = 0; c < d; ++c) scores[t] += static_cast<double>(q[c]) * rows[t * 2 * d + c];
     scores[t] /= std::sqrt(static_cast<double>(d));
+    if (t >= first_mean) scores[t] += log_weight;
   }
   const double max = *std::max_element(scores.begin(), scores.end());
-  double sum = 0;
-  for (double& score : scores) sum += score = std::exp(score - max);
+  double sum = 0, sum_before = 0;
+  for (int64_t t = 0; t < visible; ++t) {
+    sum += scores[t] = std::exp(scores[t] - max);
+    if (t < first_mean) sum_before = sum;
+  }
   for (int64_t c = 0; c < d; ++c) {
     double value = 0;
     for (int64_t t = 0; t < visible; ++t) value += scores[t] / sum * rows[t * 2 * d + d + c];
     out[c] = static_cast<float>(value);
   }
-  return max + std::log(sum);
+  return max + std::log(sum_before);
 }
 
-// All queries of the query heads that read KV head `kv_head` of `kv_heads`.
-void AttendHead(const RowAttention& a, int64_t kv_head, int64_t kv_heads, const HeadRows& rows) {
+// All queries of the query heads that read KV head `kv_head` of `kv_heads`. The last `means` rows are
+// a.means.
+void AttendHead(const RowAttention& a, int64_t kv_head, int64_t kv_heads, const HeadRows& rows,
+                int64_t means) {
   const int64_t d = a.head_dim, q_heads = a.q.cols / d, group = q_heads / kv_heads;
   const int64_t tokens = static_cast<int64_t>(rows.size()) / (2 * d);
   for (int64_t i = 0; i < a.q.rows; ++i) {
     const int64_t visible = a.mask == Mask::kCausal ? tokens - (a.q.rows - 1 - i) : tokens;
     for (int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-      const double lse = SoftmaxOver(a.q.row(i).subspan(head * d, d), rows, visible,
-                                     a.out.row(i).subspan(head * d, d));
+      const double lse = SoftmaxOver(a.q.row(i).subspan(head * d, d), rows, visible, tokens - means,
+                                     a.mean_log_weight, a.out.row(i).subspan(head * d, d));
       if (a.lse.data != nullptr) a.lse(i, head) = static_cast<float>(lse);
     }
   }
@@ -87,7 +94,10 @@ void AttendRef(const RowAttention& a) {
   for (int64_t head = 0; head < kv_heads; ++head) {
     HeadRows rows;
     AppendSegments(a.segments[head], a.head_dim, &rows);
-    AttendHead(a, head, kv_heads, rows);
+    const size_t exact = rows.size();
+    if (!a.means.empty()) AppendSegments(a.means[head], a.head_dim, &rows);
+    AttendHead(a, head, kv_heads, rows,
+               static_cast<int64_t>(rows.size() - exact) / (2 * a.head_dim));
   }
 }
 
@@ -122,7 +132,7 @@ void AttendQuantizedRef(const QuantizedAttention& a) {
                         {rows.data() + rows.size() - kPageTokens * row, kPageTokens, row});
     }
     AppendSegments(a.residual[head], a.shape.head_dim, &rows);
-    AttendHead(exact, head, kv_heads, rows);
+    AttendHead(exact, head, kv_heads, rows, 0);
   }
 }
 

@@ -26,6 +26,7 @@ namespace tailor {
 
 class Backend;
 class DeviceSelect;
+class DoorbellStream;  // worker/ops/doorbell.h
 
 // What device memory is for. A backend with a budget accounts every byte to one of these.
 enum class MemoryKind { kWorkspace, kWeights, kCodes, kSketch, kResident, kRowCache };
@@ -108,6 +109,8 @@ class Backend {
   // Host work on the backend's threads: fn(unit, worker), worker < host_threads().
   virtual void RunOnHost(int64_t units, absl::FunctionRef<void(int64_t unit, int worker)> fn) = 0;
   virtual int host_threads() const = 0;
+  // For queries that go to the store without coming back here first; null: ReadBack costs nothing.
+  virtual DoorbellStream* doorbell() { return nullptr; }
   absl::StatusOr<RopeTable> MakeRopeTable(const LlamaHyperparameters& model, int64_t positions);
 
   // --- linear layers and pointwise ---
@@ -154,6 +157,7 @@ struct CpuBackendOptions {
   // The best SIMD level to use. Lower is slower and there for tests: it never raises what the CPU
   // and TAILOR_SIMD allow.
   SimdLevel max_simd_level = SimdLevel::kAvx512;
+  bool doorbell = false;  // queries go to the store as a device's do: slower, and there for tests
 };
 
 // Chooses the SIMD level once (common/cpu/simd_level.h).

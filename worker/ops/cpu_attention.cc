@@ -69,22 +69,22 @@ void CpuAttention::GatherQueries(const Call& call, const QueryBlock& block, Scra
   }
 }
 
-void CpuAttention::RunSplit(const Call& call, const QueryBlock& block, int64_t split,
-                            Scratch& s) const {
-  const int32_t d = call.keys.head_dim;
+void CpuAttention::RunSplit(const Call& call, const Keys& keys, const QueryBlock& block,
+                            int64_t split, Scratch& s) const {
+  const int32_t d = keys.head_dim;
   const int64_t rows = block.count * call.group;
   s.part.assign(rows * d, 0.0f);
   s.part_state.assign(rows, kEmpty);
   s.visible.resize(rows);
   const int64_t end = std::min((split + 1) * kSplitTokens,
-                               call.Visible(block.first + block.count - 1));
+                               call.Visible(keys, block.first + block.count - 1));
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
   for (int64_t first = split * kSplitTokens; first < end; first += kTileTokens) {
     KvTile tile;
-    LoadTile(call.keys, block.kv_head, first, s, &tile);
+    LoadTile(keys, block.kv_head, first, s, &tile);
     if (rows > kAttendRows && tile.rows != nullptr) kernels_.widen_values(d, &tile);
     for (int64_t r = 0; r < rows; ++r) {
-      const int64_t visible = call.Visible(block.first + r / call.group) - first;
+      const int64_t visible = call.Visible(keys, block.first + r / call.group) - first;
       s.visible[r] = static_cast<int32_t>(std::clamp<int64_t>(visible, 0, tile.tokens));
     }
     kernels_.attend(tile, s.q.data(), s.visible.data(), static_cast<int>(rows), d, scale,
@@ -92,17 +92,22 @@ void CpuAttention::RunSplit(const Call& call, const QueryBlock& block, int64_t s
   }
 }
 
-void CpuAttention::Emit(const Call& call, const QueryBlock& block, const float* out,
-                        const SoftmaxState* state) const {
+void CpuAttention::EmitOut(const Call& call, const QueryBlock& block, const Scratch& s) const {
   const int32_t d = call.keys.head_dim;
   for (int64_t r = 0; r < block.count * call.group; ++r) {
     const int64_t query = block.first + r / call.group;
     const int64_t head = int64_t{block.kv_head} * call.group + r % call.group;
     float* target = call.out.data + query * call.out.stride + head * d;
-    for (int32_t c = 0; c < d; ++c) target[c] = out[r * d + c] / state[r].sum;
-    if (call.lse.data != nullptr) {
-      call.lse.data[query * call.lse.stride + head] = state[r].max + std::log(state[r].sum);
-    }
+    for (int32_t c = 0; c < d; ++c) target[c] = s.out[r * d + c] / s.state[r].sum;
+  }
+}
+
+void CpuAttention::EmitLse(const Call& call, const QueryBlock& block, const Scratch& s) const {
+  if (call.lse.data == nullptr) return;
+  for (int64_t r = 0; r < block.count * call.group; ++r) {
+    const int64_t query = block.first + r / call.group;
+    const int64_t head = int64_t{block.kv_head} * call.group + r % call.group;
+    call.lse.data[query * call.lse.stride + head] = s.state[r].max + std::log(s.state[r].sum);
   }
 }
 
@@ -121,22 +126,36 @@ void CpuAttention::RunByQueries(const Call& call) {
     GatherQueries(call, block, s);
     s.out.assign(rows * d, 0.0f);
     s.state.assign(rows, kEmpty);
-    const int64_t end = call.Visible(block.first + block.count - 1);
+    const int64_t end = call.Visible(call.keys, block.first + block.count - 1);
     for (int64_t split = 0; split * kSplitTokens < end; ++split) {
-      RunSplit(call, block, split, s);
+      RunSplit(call, call.keys, block, split, s);
       for (int64_t r = 0; r < rows; ++r) {
         kernels_.merge(s.part_state[r], s.part.data() + r * d, d, &s.state[r],
                        s.out.data() + r * d);
       }
     }
-    Emit(call, block, s.out.data(), s.state.data());
+    EmitLse(call, block, s);
+    EmitOut(call, block, s);
   });
+}
+
+void CpuAttention::MergeSplits(int64_t first, int64_t last, int64_t rows, int32_t head_dim,
+                               float log_weight, Scratch& s) const {
+  for (int64_t unit = first; unit < last; ++unit) {
+    for (int64_t r = 0; r < rows; ++r) {
+      SoftmaxState part = split_state_[unit * rows + r];
+      part.max += log_weight;
+      kernels_.merge(part, split_out_.data() + (unit * rows + r) * head_dim, head_dim, &s.state[r],
+                     s.out.data() + r * head_dim);
+    }
+  }
 }
 
 void CpuAttention::RunBySplits(const Call& call) {
   const int32_t d = call.keys.head_dim;
   const int64_t rows = call.q.rows * call.group;
-  const int64_t splits = (call.keys.tokens + kSplitTokens - 1) / kSplitTokens;
+  const int64_t exact = (call.keys.tokens + kSplitTokens - 1) / kSplitTokens;
+  const int64_t splits = exact + (call.means.tokens + kSplitTokens - 1) / kSplitTokens;
   const int64_t units = splits * call.keys.kv_heads;
   split_out_.resize(units * rows * d);
   split_state_.resize(units * rows);
@@ -145,7 +164,9 @@ void CpuAttention::RunBySplits(const Call& call) {
                               .first = 0, .count = call.q.rows};
     Scratch& s = scratch_[worker];
     GatherQueries(call, block, s);
-    RunSplit(call, block, unit % splits, s);
+    const int64_t split = unit % splits;
+    RunSplit(call, split < exact ? call.keys : call.means, block,
+             split < exact ? split : split - exact, s);
     std::copy(s.part.begin(), s.part.end(), split_out_.begin() + unit * rows * d);
     std::copy(s.part_state.begin(), s.part_state.end(), split_state_.begin() + unit * rows);
   });
@@ -153,13 +174,11 @@ void CpuAttention::RunBySplits(const Call& call) {
   for (int32_t head = 0; head < call.keys.kv_heads; ++head) {
     s.out.assign(rows * d, 0.0f);
     s.state.assign(rows, kEmpty);
-    for (int64_t unit = head * splits; unit < (head + 1) * splits; ++unit) {
-      for (int64_t r = 0; r < rows; ++r) {
-        kernels_.merge(split_state_[unit * rows + r], split_out_.data() + (unit * rows + r) * d, d,
-                       &s.state[r], s.out.data() + r * d);
-      }
-    }
-    Emit(call, {.kv_head = head, .first = 0, .count = call.q.rows}, s.out.data(), s.state.data());
+    const QueryBlock block = {.kv_head = head, .first = 0, .count = call.q.rows};
+    MergeSplits(head * splits, head * splits + exact, rows, d, 0.0f, s);
+    EmitLse(call, block, s);
+    MergeSplits(head * splits + exact, (head + 1) * splits, rows, d, call.mean_log_weight, s);
+    EmitOut(call, block, s);
   }
 }
 
@@ -174,11 +193,15 @@ void CpuAttention::Run(const Call& call) {
 
 void CpuAttention::Attend(const RowAttention& a) {
   const auto kv_heads = static_cast<int32_t>(a.segments.size());
-  Run({.keys = {.pages = {}, .segments = a.segments, .shape = {}, .page_tokens = 0,
-                .tokens = CountTokens(a.segments[0]), .kv_heads = kv_heads,
-                .head_dim = a.head_dim},
-       .q = a.q, .mask = a.mask, .out = a.out, .lse = a.lse,
-       .group = static_cast<int32_t>(a.q.cols / a.head_dim / kv_heads)});
+  const auto rows = [&](std::span<const std::span<const RowSegment>> segments) {
+    return Keys{.pages = {}, .segments = segments, .shape = {}, .page_tokens = 0,
+                .tokens = segments.empty() ? 0 : CountTokens(segments[0]), .kv_heads = kv_heads,
+                .head_dim = a.head_dim};
+  };
+  TS_CHECK(a.means.empty() || a.q.rows == 1);
+  Run({.keys = rows(a.segments), .q = a.q, .mask = a.mask, .out = a.out, .lse = a.lse,
+       .group = static_cast<int32_t>(a.q.cols / a.head_dim / kv_heads),
+       .means = rows(a.means), .mean_log_weight = a.mean_log_weight});
 }
 
 void CpuAttention::AttendQuantized(const QuantizedAttention& a) {

@@ -45,20 +45,27 @@ class CpuAttention {
     Mask mask;
     MatrixView<float> out, lse;
     int32_t group;  // query heads a KV head
-    int64_t Visible(int64_t query) const {
-      return mask == Mask::kCausal ? keys.tokens - (q.rows - 1 - query) : keys.tokens;
+    Keys means = {};  // only with one query
+    float mean_log_weight = 0;
+    int64_t Visible(const Keys& of, int64_t query) const {
+      return mask == Mask::kCausal ? of.tokens - (q.rows - 1 - query) : of.tokens;
     }
   };
 
   void Run(const Call& call);
   void RunByQueries(const Call& call);
   void RunBySplits(const Call& call);
+  // Adds splits [first, last) of split_out_, their maxima raised by `log_weight`, to s.out, s.state.
+  void MergeSplits(int64_t first, int64_t last, int64_t rows, int32_t head_dim, float log_weight,
+                   Scratch& s) const;
   void LoadTile(const Keys& keys, int32_t kv_head, int64_t first, Scratch& s, KvTile* tile) const;
   void GatherQueries(const Call& call, const QueryBlock& block, Scratch& s) const;
-  // One split's softmax of the gathered queries into s.part, s.part_state.
-  void RunSplit(const Call& call, const QueryBlock& block, int64_t split, Scratch& s) const;
-  void Emit(const Call& call, const QueryBlock& block, const float* out,
-            const SoftmaxState* state) const;
+  // One split's softmax of the gathered queries into s.part, s.part_state. keys: the call's keys or
+  // means.
+  void RunSplit(const Call& call, const Keys& keys, const QueryBlock& block, int64_t split,
+                Scratch& s) const;
+  void EmitOut(const Call& call, const QueryBlock& block, const Scratch& s) const;
+  void EmitLse(const Call& call, const QueryBlock& block, const Scratch& s) const;
 
   const CpuKernels& kernels_;
   ThreadPool* pool_;

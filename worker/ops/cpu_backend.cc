@@ -12,6 +12,7 @@
 #include "worker/ops/backend.h"
 #include "worker/ops/cpu_attention.h"
 #include "worker/ops/cpu_linear.h"
+#include "worker/ops/doorbell.h"
 #include "worker/ops/quantize_page.h"
 
 namespace tailor {
@@ -23,6 +24,7 @@ class CpuBackend final : public Backend {
  public:
   CpuBackend(const CpuBackendOptions& options, SimdLevel level)
       : limit_bytes_(options.memory_limit_bytes),
+        rings_doorbell_(options.doorbell),
         kernels_(KernelsFor(level)),
         pool_(options.threads),
         linear_(kernels_, &pool_),
@@ -70,6 +72,7 @@ class CpuBackend final : public Backend {
     pool_.ForEach(units, fn);
   }
   int host_threads() const override { return pool_.threads(); }
+  DoorbellStream* doorbell() override { return rings_doorbell_ ? &doorbell_ : nullptr; }
 
   void Embed(std::span<const TokenId> tokens, const Weight& embedding,
              MatrixView<float> x) override {
@@ -169,6 +172,8 @@ class CpuBackend final : public Backend {
  private:
   const int64_t limit_bytes_;
   int64_t allocated_bytes_ = 0;
+  const bool rings_doorbell_;
+  HostDoorbell doorbell_;
   const CpuKernels& kernels_;
   ThreadPool pool_;
   CpuLinear linear_;

@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 
 #include "absl/strings/str_join.h"
 #include "common/status.h"
 
 namespace tailor {
 namespace {
+
+constexpr float kMaxTailGain = 4;
 
 absl::Status CheckRange(const char* field, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return absl::OkStatus();
@@ -45,6 +48,10 @@ std::vector<int32_t> LayerPolicy::SparseLayers(int32_t layers) const {
     if (!IsQuantized(layer)) sparse.push_back(layer);
   }
   return sparse;
+}
+
+std::optional<float> LayerPolicy::TailGain() const {
+  return tail == Tail::kNone ? std::nullopt : std::optional(tail_gain);
 }
 
 absl::Status LayerPolicy::Validate(const LlamaHyperparameters& model,
@@ -86,6 +93,10 @@ absl::Status LayerPolicy::Validate(const LlamaHyperparameters& model,
     return absl::InvalidArgumentError(
         absl::StrCat("policy field row_cache_rows is ", row_cache_rows, ", not a multiple of 4"));
   }
+  if (!(std::abs(tail_gain) <= kMaxTailGain)) {
+    return absl::InvalidArgumentError(absl::StrCat("policy field tail_gain is ", tail_gain,
+                                                   ", limit -", kMaxTailGain, "..", kMaxTailGain));
+  }
   TS_RETURN_IF_ERROR(CheckRange("check_every_tokens", check_every_tokens, 0, 1 << 20));
   if (!(mass_floor >= 0 && mass_floor < 1)) {
     return absl::InvalidArgumentError(
@@ -108,6 +119,10 @@ Fingerprint LayerPolicy::fingerprint() const {
   f.AddInt(static_cast<int64_t>(select.group)).AddInt(select.rescore_extra);
   f.AddInt(static_cast<int64_t>(layer_top_k.size()));
   for (const int32_t top_k : layer_top_k) f.AddInt(top_k);
+  if (tail != Tail::kNone) {
+    f.AddInt(static_cast<int64_t>(tail));
+    f.AddInt(static_cast<int64_t>(std::bit_cast<uint32_t>(tail_gain)));
+  }
   f.AddInt(static_cast<int64_t>(query)).AddInt(static_cast<int64_t>(predict_norm));
   // Checks alone change no token.
   if (mass_floor > 0) {
@@ -126,7 +141,8 @@ std::string LayerPolicy::Summary() const {
                       " bits, residual ", residual_tokens, "; sparse layers: ", select.channels,
                       " channels, group ", select.group == GroupRule::kMean ? "mean" : "heads",
                       ", ", rows, " rows fetched, ", select.rescore_extra, " more rescored, sink ",
-                      sink_tokens, ", recent ", recent_tokens, ", query ",
+                      sink_tokens, ", recent ", recent_tokens,
+                      tail == Tail::kNone ? "" : ", tail from page means", ", query ",
                       query == QueryMode::kExact ? "exact" : "predicted", ", selector ",
                       std::string(ToString(selector)),
                       mass_floor > 0 ? absl::StrCat(", mass floor ", mass_floor) : "");
@@ -138,6 +154,7 @@ LayerPolicy LayerPolicy::Default(const std::string& model_name, const Fingerprin
   policy.model_name = model_name;
   policy.weights = weights;
   if (model.head_dim % 64 == 0) policy.quantized_layers = {0};
+  policy.bits = 4;  // one layer's codes are small beside the rest: decisions/0007-skipped-tail.md
   policy.select.channels = std::min(policy.select.channels, model.head_dim);
   policy.select.sink_tokens = policy.sink_tokens;
   return policy;

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,6 +34,10 @@ enum class QueryMode {
 // l+1's.
 enum class PredictNorm { kCurrent, kNext };
 
+// What stands for the tokens that a sparse layer does not fetch:
+// docs/decisions/0007-skipped-tail.md.
+enum class Tail { kNone, kPageMeans };
+
 struct LayerPolicy {
   static constexpr int kVersion = 1;
 
@@ -47,6 +52,11 @@ struct LayerPolicy {
   // Rows fetched in each layer, by layer number (quantized ones' are not used); empty: select.top_k
   // in all. Layers differ in how widely they attend: docs/decisions/0004-selection.md.
   std::vector<int32_t> layer_top_k;
+  // Tokens of sealed pages that a step does not fetch: left out, or estimated from their pages'
+  // mean rows, whose weights are raised by e^tail_gain. Means cost 1/128 of the rows in worker
+  // memory.
+  Tail tail = Tail::kPageMeans;
+  float tail_gain = 0.25f;
   Selector selector = Selector::kInline;
   // With kSketch: rows a layer and KV head kept on the device; a multiple of 4, 0: none. More
   // memory, fewer rows over PCIe: about four times top_k spares 84 % of them
@@ -65,6 +75,7 @@ struct LayerPolicy {
   // Tokens the worker keeps beyond the last sealed page: max(recent, residual).
   int32_t WindowTokens() const;
   bool IsQuantized(int32_t layer) const;
+  std::optional<float> TailGain() const;  // of OffloadedCache
   std::vector<int32_t> SparseLayers(int32_t layers) const;
   // Errors: InvalidArgument names field, value, limit; FailedPrecondition when made for other
   // weights.

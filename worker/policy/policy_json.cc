@@ -82,7 +82,9 @@ absl::Status RefuseUnknownFields(const json& object) {
                                                "check_every_tokens",
                                                "mass_floor",
                                                "evidence",
-                                               "row_cache_rows"};
+                                               "row_cache_rows",
+                                               "tail",
+                                               "tail_gain"};
   for (const auto& item : object.items()) {
     if (!kKnown.contains(item.key())) {
       return absl::InvalidArgumentError(absl::StrCat("policy field ", item.key(), " is unknown"));
@@ -139,6 +141,8 @@ std::string LayerPolicy::ToJson() const {
       {"group", select.group == GroupRule::kMean ? "mean" : "heads"},
       {"rescore_extra", select.rescore_extra},
       {"layer_top_k", layer_top_k},
+      {"tail", tail == Tail::kNone ? "none" : "page_means"},
+      {"tail_gain", tail_gain},
       {"selector", ToString(selector)},
       {"row_cache_rows", row_cache_rows},
       {"query", query == QueryMode::kExact ? "exact" : "predicted"},
@@ -158,6 +162,7 @@ absl::StatusOr<LayerPolicy> LayerPolicy::FromJson(std::string_view text) {
   policy.select.channels = 8;
   policy.select.group = GroupRule::kMean;
   policy.select.rescore_extra = 0;
+  policy.tail = Tail::kNone;
   TS_RETURN_IF_ERROR(ReadIdentity(object, &policy));
   TS_RETURN_IF_ERROR(ReadNumbers(object, "quantized_layers", &policy.quantized_layers));
   if (object.contains("layer_top_k")) {
@@ -172,6 +177,9 @@ absl::StatusOr<LayerPolicy> LayerPolicy::FromJson(std::string_view text) {
   TS_RETURN_IF_ERROR(ReadChoice(object, "group", "mean", GroupRule::kMean, "heads",
                                 GroupRule::kHeads, &policy.select.group));
   TS_RETURN_IF_ERROR(ReadInt(object, "rescore_extra", &policy.select.rescore_extra));
+  TS_RETURN_IF_ERROR(ReadChoice(object, "tail", "none", Tail::kNone, "page_means", Tail::kPageMeans,
+                                &policy.tail));
+  TS_RETURN_IF_ERROR(ReadFloat(object, "tail_gain", &policy.tail_gain));
   TS_RETURN_IF_ERROR(ReadSelector(object, &policy.selector));
   TS_RETURN_IF_ERROR(ReadInt(object, "row_cache_rows", &policy.row_cache_rows));
   TS_RETURN_IF_ERROR(ReadChoice(object, "query", "exact", QueryMode::kExact, "predicted",

@@ -18,6 +18,13 @@ LayerPolicy ExactQuery(const LayerPolicy& policy, int32_t) {
   return layers;
 }
 
+// What is published leaves the tail out.
+LayerPolicy ExactQueryNoTail(const LayerPolicy& policy, int32_t layer_count) {
+  LayerPolicy layers = ExactQuery(policy, layer_count);
+  layers.tail = Tail::kNone;
+  return layers;
+}
+
 LayerPolicy AllQuantized(const LayerPolicy& policy, int32_t layer_count) {
   LayerPolicy layers = policy;
   layers.quantized_layers.resize(layer_count);
@@ -52,10 +59,11 @@ constexpr Method kMethods[] = {
     {"oracle", "the policy with the rows of largest true attention mass", CacheMode::kHybrid,
      ExactQuery, Oracle},
     {"quest", "the policy with whole pages of 16 tokens by Quest's bound", CacheMode::kHybrid,
-     ExactQuery, Quest},
-    {"random", "the policy with rows by lot", CacheMode::kHybrid, ExactQuery, Random},
+     ExactQueryNoTail, Quest},
+    {"random", "the policy with rows by lot", CacheMode::kHybrid, ExactQueryNoTail,
+     Random},
     {"window", "the policy with no fetched rows: sink and window only", CacheMode::kHybrid,
-     ExactQuery, NoRows},
+     ExactQueryNoTail, NoRows},
     {"quantized", "every layer quantized at the policy's bits", CacheMode::kHybrid, AllQuantized,
      nullptr},
 };

@@ -1,8 +1,31 @@
 // The CUDA runtime calls of our backend, over the host's memory and without any delay.
+#include <cuda.h>
 #include <cuda_runtime_api.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
+
+namespace {
+
+// TAILOR_EMULATED_STREAM_WAIT=no: a device whose streams know no memory operations.
+bool StreamsCanWait() {
+  const char* can = std::getenv("TAILOR_EMULATED_STREAM_WAIT");
+  return can == nullptr || std::strcmp(can, "no") != 0;
+}
+
+// Ops end before their call returns, so the stream waits here.
+CUresult StreamWaitValue64(CUstream, CUdeviceptr address, cuuint64_t value, unsigned flags) {
+  if (flags != CU_STREAM_WAIT_VALUE_GEQ) return CUDA_ERROR_INVALID_VALUE;
+  const auto* word = reinterpret_cast<const std::atomic<uint64_t>*>(address);
+  while (static_cast<int64_t>(word->load(std::memory_order_acquire) - value) < 0) {
+    std::this_thread::yield();
+  }
+  return CUDA_SUCCESS;
+}
+
+}  // namespace
 
 extern "C" {
 
@@ -12,9 +35,19 @@ cudaError_t cudaGetLastError() { return cudaSuccess; }
 const char* cudaGetErrorString(cudaError_t) { return "an emulated device has no errors"; }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   // 16 multiprocessors: enough splits to merge, and few enough blocks to emulate.
-  *value = attribute == cudaDevAttrComputeCapabilityMajor ? 9
-           : attribute == cudaDevAttrMultiProcessorCount  ? 16
-                                                          : 0;
+  const int number = attribute;  // the driver's attributes have the same numbers
+  *value = number == cudaDevAttrComputeCapabilityMajor                   ? 9
+           : number == cudaDevAttrMultiProcessorCount                    ? 16
+           : number == CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS ? StreamsCanWait()
+                                                                         : 0;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** entry, unsigned,
+                                             unsigned long long,
+                                             cudaDriverEntryPointQueryResult* found) {
+  const bool known = std::strcmp(symbol, "cuStreamWaitValue64") == 0;
+  *entry = known ? reinterpret_cast<void*>(&StreamWaitValue64) : nullptr;
+  *found = known ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
   return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {

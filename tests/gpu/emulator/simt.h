@@ -8,10 +8,12 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
 
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <thread>
 
 #undef __shared__
 #define __shared__ static  // one block at a time
@@ -71,6 +73,9 @@ inline unsigned __ballot_sync(unsigned, bool flag) {
     votes |= unsigned{emulator::ValueOf<bool>(lanes, lane)} << lane;
   return votes;
 }
+inline void __threadfence_system() { std::atomic_thread_fence(std::memory_order_seq_cst); }
+// Lets the thread run that this one waits for: another of the host, never one of the kernel.
+inline void __nanosleep(unsigned) { std::this_thread::yield(); }
 template <typename T>
 T __ldg(const T* address) {
   return *address;

@@ -25,11 +25,12 @@ inline constexpr int32_t kRowElements = 2 * kHeadDim;
 inline constexpr TokenId kFirstToken[] = {
     1000};  // of KnownTokens(1, ...): a sequence needs a history
 
-// Three layers, the first quantized.
+// Three layers, the first quantized; the tail is left out.
 inline LayerPolicy TestPolicy() {
   LayerPolicy policy;
   policy.quantized_layers = {0};
   policy.bits = 2;
+  policy.tail = Tail::kNone;
   policy.select = {.channels = 8, .top_k = 32, .sink_tokens = policy.sink_tokens};
   return policy;
 }
@@ -64,35 +65,59 @@ inline HostMatrix TestQuery(uint64_t seed = 5) {
   return RandomMatrix(1, kQHeads * kHeadDim, seed, 2);
 }
 
-// AttendRef of `q` over rows[head], and how far floats may be from it.
+// Rows of each head as AttendRef takes them, and as floats.
+class HeadSegments {
+ public:
+  explicit HeadSegments(const std::vector<std::vector<BFloat16>>& rows) {
+    for (const auto& head : rows) {
+      segments_.push_back({head.data(), static_cast<int32_t>(head.size() / kRowElements)});
+    }
+    for (const RowSegment& segment : segments_) heads_.emplace_back(&segment, 1);
+  }
+  std::span<const std::span<const RowSegment>> view() const { return heads_; }
+
+ private:
+  std::vector<RowSegment> segments_;
+  std::vector<std::span<const RowSegment>> heads_;
+};
+
+// AttendRef of `q` over rows[head] and means[head], and how far floats may be from it.
 struct Attended {
   HostMatrix out{1, kQHeads* kHeadDim};
   double tolerance = 0;
 };
-inline Attended AttendReference(HostMatrix q, const std::vector<std::vector<BFloat16>>& rows) {
+inline Attended AttendReference(HostMatrix q, const std::vector<std::vector<BFloat16>>& rows,
+                                const std::vector<std::vector<BFloat16>>& means = {},
+                                float mean_log_weight = 0) {
   Attended want;
-  std::vector<RowSegment> segments;
-  std::vector<std::span<const RowSegment>> heads;
-  std::vector<std::vector<float>> floats;
-  for (const auto& head : rows) {
-    segments.push_back({head.data(), static_cast<int32_t>(head.size() / kRowElements)});
-    floats.push_back(ToFloats(head));
-  }
-  for (const RowSegment& segment : segments) heads.emplace_back(&segment, 1);
+  const HeadSegments segments(rows), mean_segments(means);
   AttendRef({.q = q.view(),
-             .segments = heads,
+             .segments = segments.view(),
              .head_dim = kHeadDim,
              .mask = Mask::kNone,
              .out = want.out.view(),
-             .lse = {}});
-  want.tolerance = ToleranceOf(q, floats, kHeadDim).out();
+             .lse = {},
+             .means = mean_segments.view(),
+             .mean_log_weight = mean_log_weight});
+  std::vector<std::vector<float>> floats;
+  for (size_t head = 0; head < rows.size(); ++head) {
+    floats.push_back(ToFloats(rows[head]));
+    if (means.empty()) continue;
+    const std::vector<float> more = ToFloats(means[head]);
+    floats.back().insert(floats.back().end(), more.begin(), more.end());
+  }
+  AttentionTolerance tolerance = ToleranceOf(q, floats, kHeadDim);
+  if (!means.empty()) tolerance.weight += MeansCase::MoreRounding(mean_log_weight);
+  want.tolerance = tolerance.out();
   return want;
 }
 inline Attended AttendReference(const HostMatrix& q, int32_t layer,
-                                std::span<const int64_t> positions) {
+                                std::span<const int64_t> positions,
+                                const std::vector<std::vector<BFloat16>>& means = {},
+                                float mean_log_weight = 0) {
   std::vector<std::vector<BFloat16>> rows;
   for (int32_t head = 0; head < kHeads; ++head) rows.push_back(KnownRows(layer, head, positions));
-  return AttendReference(q, rows);
+  return AttendReference(q, rows, means, mean_log_weight);
 }
 
 // A worker: backend, client and pool of one policy over a store.

@@ -2,9 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "kvstore/page_index.h"
 #include "tests/worker/cache/cache_rig.h"
 
 namespace tailor {
@@ -41,6 +44,17 @@ class OffloadedCacheTest : public ::testing::Test {
         scratch_);
     return out.Download();
   }
+  // The mean rows of the first pages, a head each.
+  std::vector<std::vector<BFloat16>> Means(int64_t pages) const {
+    std::vector<std::vector<BFloat16>> means(kHeads);
+    for (int32_t head = 0; head < kHeads; ++head) {
+      for (int64_t page = 0; page < pages; ++page) {
+        const BFloat16* row = rig_.pool.MeanRow(0, head, pages_[page]);
+        means[head].insert(means[head].end(), row, row + kRowElements);
+      }
+    }
+    return means;
+  }
   static std::vector<int64_t> Attendable(int64_t sink, std::span<const int64_t> fetched,
                                          int64_t sealed, int64_t tokens) {
     std::vector<int64_t> positions = Positions(0, sealed > 0 ? sink : 0);
@@ -71,6 +85,68 @@ TEST_F(OffloadedCacheTest, AttentionIsOneSoftmaxOverSinkFetchedRowsAndWindow) {
       }
     }
   }
+}
+
+// Pages written to the store and sealed there, so that they have mean rows.
+TEST_F(OffloadedCacheTest, MeanRowsStandForWhatWasNotFetched) {
+  for (const PageId page : pages_) SealPage(rig_.pool, page);
+  constexpr float kGain = 0.5f;
+  const std::vector<int64_t> some = {9, 40, 41, 127}, none;
+  for (const int32_t sink : {0, 8}) {
+    OffloadedCache cache(rig_.ops.get(), 1, rig_.pool.shape(), sink, kWindowSlots, kGain);
+    for (const auto& [tokens, sealed] : {std::pair{129, 0}, {256, 1}, {384, 2}, {700, 4}}) {
+      ASSERT_TRUE(cache.Extend(Rows(tokens, sealed)).ok());
+      ASSERT_TRUE(cache.LoadSealed(Rows(tokens, sealed)).ok());
+      for (const auto& fetched : {none, some}) {
+        if (sealed == 0 && !fetched.empty()) continue;
+        SCOPED_TRACE(absl::StrCat("sink ", sink, ", ", tokens, " tokens, ", sealed, " sealed, ",
+                                  fetched.size(), " fetched"));
+        const auto skipped = sealed * kPageTokens - sink - static_cast<int64_t>(fetched.size());
+        const float log_weight =
+            sealed > 0 ? kGain + std::log(static_cast<float>(skipped) / static_cast<float>(sealed))
+                       : 0.0f;
+        ExpectAttended(Attend(cache, tokens, fetched),
+                       AttendReference(TestQuery(), 1, Attendable(sink, fetched, sealed, tokens),
+                                       Means(sealed), log_weight));
+      }
+    }
+  }
+}
+
+TEST_F(OffloadedCacheTest, WhereEveryTokenIsFetchedNothingIsEstimated) {
+  for (const PageId page : pages_) SealPage(rig_.pool, page);
+  OffloadedCache with(rig_.ops.get(), 1, rig_.pool.shape(), 8, kWindowSlots, 0.25f);
+  OffloadedCache without(rig_.ops.get(), 1, rig_.pool.shape(), 8, kWindowSlots);
+  for (OffloadedCache* cache : {&with, &without}) {
+    ASSERT_TRUE(cache->Extend(Rows(300, 1)).ok());
+    ASSERT_TRUE(cache->LoadSealed(Rows(300, 1)).ok());
+  }
+  const auto all = Positions(8, kPageTokens);
+  EXPECT_EQ(Attend(with, 300, all).values, Attend(without, 300, all).values);
+}
+
+TEST_F(OffloadedCacheTest, MeanRowsTakeTheirBytesAndCopyNeighboursAndStrangersAlike) {
+  const std::vector<PageId> scattered = {pages_[3], pages_[0], pages_[1], pages_[2], pages_[5]};
+  for (const PageId page : pages_) SealPage(rig_.pool, page);
+  MeanRows means(rig_.ops.get(), 1, kHeads, kHeadDim);
+  for (const size_t count : {1, 3, 5}) {
+    ASSERT_TRUE(means.Extend(rig_.pool, std::span(scattered).first(count)).ok());
+    EXPECT_EQ(rig_.ops->allocated_bytes(), means.bytes());
+    EXPECT_EQ(means.bytes(), MeanRows::Bytes(kHeads, kHeadDim, static_cast<int64_t>(count)));
+  }
+  for (int32_t head = 0; head < kHeads; ++head) {
+    std::vector<RowSegment> segments;
+    means.AppendSegments(head, &segments);
+    ASSERT_EQ(segments.size(), 1u);
+    ASSERT_EQ(segments[0].tokens, 5);
+    for (size_t page = 0; page < scattered.size(); ++page) {
+      const BFloat16* want = rig_.pool.MeanRow(0, head, scattered[page]);
+      EXPECT_TRUE(std::equal(want, want + kRowElements, segments[0].rows + page * kRowElements))
+          << page;
+    }
+  }
+  EXPECT_GT(MeanRows::Bytes(kHeads, kHeadDim, MeanRows::kBlockPages + 1),
+            MeanRows::Bytes(kHeads, kHeadDim, MeanRows::kBlockPages));
 }
 
 TEST_F(OffloadedCacheTest, SealingPageByPageEqualsExtendingAtOnceBitForBit) {

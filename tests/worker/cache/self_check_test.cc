@@ -63,7 +63,7 @@ class SelfCheckTest : public ::testing::Test {
     const auto attended = [&](size_t t) { return !candidate(t) || fetched(t); };
     const Set near = Attend(tokens, attended), all = Attend(tokens, candidate),
               got = Attend(tokens, taken);
-    const HeadCheck check = CompareWithExact(near.view(), all.view(), got.view());
+    const HeadCheck check = CompareWithExact(near.view(), all.view(), got.view(), near.out);
     ExpectTruth(tokens, attended, near, check);
     return check;
   }

@@ -25,6 +25,10 @@ LayerPolicy PolicyWith(const Window& window, std::vector<int32_t> quantized = {0
   policy.quantized_layers = std::move(quantized);
   return policy;
 }
+LayerPolicy WithTail(LayerPolicy policy) {
+  policy.tail = Tail::kPageMeans;
+  return policy;
+}
 constexpr Window kWindows[] = {{128, 56, 8}, {1, 1, 0}, {130, 300, 128}, {256, 64, 1}};
 
 int64_t SealedAt(const LayerPolicy& policy, int64_t tokens) {
@@ -54,7 +58,7 @@ TEST(SequenceCacheTest, TheQuoteIsWhatDecodingAllocatesAtEveryLength) {
   for (const CacheMode mode : {CacheMode::kHybrid, CacheMode::kFull}) {
     for (const Window& window : kWindows) {
       SCOPED_TRACE(absl::StrCat("recent ", window.recent, ", full ", mode == CacheMode::kFull));
-      CacheRig rig(PolicyWith(window));
+      CacheRig rig(WithTail(PolicyWith(window)));
       {
         const auto cache = *rig.Open("s", mode);
         DrivenSequence driven(rig, *cache);
@@ -72,7 +76,7 @@ TEST(SequenceCacheTest, TheQuoteIsWhatDecodingAllocatesAtEveryLength) {
 TEST(SequenceCacheTest, TheQuoteIsWhatPrefillAllocatesAtEveryLength) {
   for (const CacheMode mode : {CacheMode::kHybrid, CacheMode::kFull}) {
     for (const auto& quantized : {std::vector<int32_t>{0}, {}, {0, 2}, {0, 1, 2}}) {
-      CacheRig rig(PolicyWith(kWindows[0], quantized));
+      CacheRig rig(WithTail(PolicyWith(kWindows[0], quantized)));
       const auto grown = *rig.Open("grown", mode);
       DrivenSequence driven(rig, *grown);
       for (int64_t tokens = 1; tokens <= kLongest; tokens += tokens % 3 + 1) {
@@ -85,7 +89,7 @@ TEST(SequenceCacheTest, TheQuoteIsWhatPrefillAllocatesAtEveryLength) {
 
 TEST(SequenceCacheTest, TheQuoteIsWhatAttachingAllocates) {
   for (const int64_t tokens : {1, 128, 255, 256, 257, 384, 700}) {
-    CacheRig rig;
+    CacheRig rig(WithTail(TestPolicy()));
     {
       const auto cache = *rig.Open("s", CacheMode::kHybrid);
       ASSERT_TRUE(DrivenSequence(rig, *cache).PrefillTo(tokens).ok());
@@ -122,6 +126,38 @@ TEST(SequenceCacheTest, SinkAndWindowAreHeldExactlyAtEveryLength) {
         ExpectAttended((*outs)[layer], AttendReference(TestQuery(), layer, held));
       }
     }
+  }
+}
+
+// Prefilled in pieces, decoded, attached again: the mean rows are those of the sealed pages each
+// time.
+TEST(SequenceCacheTest, TheTailIsTheSameHoweverTheSequenceCameAbout) {
+  constexpr int64_t kTokens = 700;
+  const auto decode_last = [](CacheRig& rig, SequenceCache& cache) {
+    EXPECT_TRUE(cache.Reserve(kTokens + 1).ok());
+    return (*DrivenSequence(rig, cache).Decode(TestQuery()))[2];
+  };
+  CacheRig rig(WithTail(TestPolicy()));
+  const auto whole = *rig.Open("whole", CacheMode::kHybrid);
+  ASSERT_TRUE(DrivenSequence(rig, *whole).PrefillTo(kTokens).ok());
+  const HostMatrix want = decode_last(rig, *whole);
+
+  CacheRig without(TestPolicy());
+  const auto other = *without.Open("whole", CacheMode::kHybrid);
+  ASSERT_TRUE(DrivenSequence(without, *other).PrefillTo(kTokens).ok());
+  EXPECT_NE(decode_last(without, *other).values, want.values) << "the tail counts";
+
+  for (const int64_t prefilled : {0, 100, 300, 699}) {
+    const auto name = absl::StrCat("s", prefilled);
+    auto cache = *rig.Open(name, CacheMode::kHybrid);
+    DrivenSequence driven(rig, *cache);
+    ASSERT_TRUE(driven.PrefillTo(prefilled / 2).ok());
+    ASSERT_TRUE(driven.PrefillTo(prefilled).ok());
+    ASSERT_TRUE(cache->Reserve(kTokens).ok());
+    while (cache->tokens() < kTokens) ASSERT_TRUE(driven.Decode(TestQuery()).ok());
+    ASSERT_TRUE(rig.client->DetachSequence(cache->handle()).ok());
+    cache = *rig.Open(name, CacheMode::kHybrid, KnownTokens(1, kTokens));
+    EXPECT_EQ(decode_last(rig, *cache).values, want.values) << prefilled << " prefilled";
   }
 }
 

@@ -9,6 +9,7 @@
 
 #include "tests/worker/ops/op_test.h"
 #include "worker/ops/attention.h"
+#include "worker/ops/reference.h"
 
 namespace tailor {
 
@@ -107,5 +108,49 @@ inline std::vector<float> ToFloats(const std::vector<BFloat16>& rows) {
   for (const BFloat16 value : rows) floats.push_back(ToFloat(value));
   return floats;
 }
+
+// Attention of one query with means beside the rows, and the same by the reference. All heads'
+// rows, means too, are in `heads`.
+struct MeansCase {
+  MeansCase(Backend& ops, int64_t tokens, int64_t mean_count, int32_t group, int32_t head_dim,
+            float log_weight, int32_t kv_heads = 2)
+      : q(RandomMatrix(1, int64_t{kv_heads} * group * head_dim, 3)),
+        want_out(1, q.cols),
+        want_lse(1, q.cols / head_dim) {
+    const SegmentedRows rows(ops, kv_heads, head_dim, tokens, 150, tokens);
+    const SegmentedRows means(ops, kv_heads, head_dim, mean_count, 32, tokens + 1000);
+    RowAttention call = {.q = q.view(),
+                         .segments = rows.host(),
+                         .head_dim = head_dim,
+                         .mask = Mask::kNone,
+                         .out = want_out.view(),
+                         .lse = want_lse.view(),
+                         .means = means.host(),
+                         .mean_log_weight = log_weight};
+    AttendRef(call);
+    const DeviceMatrix device_q(ops, q), device_out(ops, 1, q.cols),
+        device_lse(ops, 1, want_lse.cols);
+    call.q = device_q.view();
+    call.segments = rows.device();
+    call.out = device_out.view();
+    call.lse = device_lse.view();
+    call.means = means.device();
+    ops.Attend(call);
+    out = device_out.Download();
+    lse = device_lse.Download();
+    for (int32_t head = 0; head < kv_heads; ++head) {
+      heads.push_back(ToFloats(rows.rows()[head]));
+      const std::vector<float> more = ToFloats(means.rows()[head]);
+      heads.back().insert(heads.back().end(), more.begin(), more.end());
+    }
+  }
+  // What adding log_weight to a maximum and the merge of one more kind of split round.
+  static double MoreRounding(float log_weight) { return kEps * (2 * std::abs(log_weight) + 8); }
+
+  HostMatrix q, want_out, want_lse, out{0, 0}, lse{0, 0};
+  std::vector<std::vector<float>> heads;
+};
+
+inline constexpr float kMeanLogWeights[] = {0.0f, 4.85f, -3.0f};
 
 }  // namespace tailor

@@ -85,6 +85,22 @@ TEST_P(AttentionTest, UnmaskedAttentionIsItsReferenceForEveryGroupAndHeadSize) {
   }
 }
 
+TEST_P(AttentionTest, MeansStandForTheirTokensInTheOutputAlone) {
+  for (const int64_t tokens : {1, 130, 700}) {
+    for (const int64_t means : {1, 54, 300}) {
+      for (const float log_weight : kMeanLogWeights) {
+        SCOPED_TRACE(absl::StrCat(tokens, " tokens, ", means, " means, weight e^", log_weight));
+        const MeansCase c(*ops_, tokens, means, kGroups[means % 4], 64, log_weight);
+        AttentionTolerance tolerance = ToleranceOf(c.q, c.heads, 64);
+        tolerance.weight += c.MoreRounding(log_weight);
+        ExpectNear(c.out, c.want_out, [&](int64_t, int64_t) { return tolerance.out(); });
+        ExpectNear(c.lse, c.want_lse,
+                   [&](int64_t, int64_t h) { return tolerance.lse(c.want_lse.row(0)[h]); });
+      }
+    }
+  }
+}
+
 TEST_P(AttentionTest, ATileHoldsTheChannelsOfItsHeadAndNothingBesideThem) {
   for (const int32_t head_dim : {16, 48, 64, 80}) {
     for (const int32_t tokens : {1, 16, 127, 128}) {

@@ -163,5 +163,23 @@ TEST(ReferenceTest, AttentionIsOneSoftmaxOverTheVisibleTokens) {
   EXPECT_FLOAT_EQ(lse[1], std::log(4.0f));
 }
 
+// The row counts as 3 tokens of score 0: weights 1/4 and 3/4.
+TEST(ReferenceTest, AMeanRowStandsForItsTokensInTheOutputAndNotInTheLogSum) {
+  const auto rows = Rows({0, 0, 0, 0, 4, 0, 0, 8}), mean = Rows({0, 0, 0, 0, 0, 4, 0, 8});
+  const RowSegment segment = {rows.data(), 1}, stand_in = {mean.data(), 1};
+  const std::span<const RowSegment> heads[] = {{&segment, 1}}, means[] = {{&stand_in, 1}};
+  std::vector<float> q = {1, 2, 3, 4}, out(4), lse(1);
+  AttendRef({.q = {q.data(), 1, 4},
+             .segments = heads,
+             .head_dim = 4,
+             .mask = Mask::kNone,
+             .out = {out.data(), 1, 4},
+             .lse = {lse.data(), 1, 1},
+             .means = means,
+             .mean_log_weight = std::log(3.0f)});
+  EXPECT_THAT(out, ElementsAre(FloatEq(1), FloatEq(3), 0, FloatEq(8)));
+  EXPECT_NEAR(lse[0], 0, 1e-7);
+}
+
 }  // namespace
 }  // namespace tailor

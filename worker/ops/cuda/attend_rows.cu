@@ -165,22 +165,35 @@ __global__ void __launch_bounds__(kThreads)
                         first_split + split);
 }
 
-// A block an output head: the splits' sums in order, each weighted by e^(its max - the whole max).
+// The natural log of the first `splits` partials' sum.
+__device__ float LogSum(const PartialSoftmax* state, int32_t splits) {
+  float max = kLowest, sum = 0.0f;
+  for (int32_t s = 0; s < splits; ++s) max = fmaxf(max, state[s].max);
+  for (int32_t s = 0; s < splits; ++s) {
+    if (state[s].max != kLowest) sum = fmaf(MergeWeight(state[s].max, max), state[s].sum, sum);
+  }
+  return max + logf(sum);
+}
+
+// A block an output head: the splits' sums in order, each weighted by e^(its max - the whole max),
+// the maxima of means raised by their weight.
 __global__ void MergeKernel(Partials partials, int32_t head_dim, int32_t q_heads, Rows<float> out,
                             Rows<float> lse) {
   const auto head = static_cast<int32_t>(blockIdx.x), row = static_cast<int32_t>(blockIdx.y);
   const int64_t first = (static_cast<int64_t>(row) * q_heads + head) * partials.splits;
   const PartialSoftmax* state = partials.state + first;
   float max = kLowest, sum = 0.0f, value = 0.0f;
-  for (int32_t s = 0; s < partials.splits; ++s) max = fmaxf(max, state[s].max);
+  for (int32_t s = 0; s < partials.splits; ++s) max = fmaxf(max, partials.Max(state[s], s));
   for (int32_t s = 0; s < partials.splits; ++s) {
     if (state[s].max == kLowest) continue;
-    const float weight = MergeWeight(state[s].max, max);
+    const float weight = MergeWeight(partials.Max(state[s], s), max);
     sum = fmaf(weight, state[s].sum, sum);
     value = fmaf(weight, partials.out[(first + s) * head_dim + threadIdx.x], value);
   }
   out.data[row * out.stride + static_cast<int64_t>(head) * head_dim + threadIdx.x] = value / sum;
-  if (lse.data != nullptr && threadIdx.x == 0) lse.data[row * lse.stride + head] = max + logf(sum);
+  if (lse.data != nullptr && threadIdx.x == 0) {
+    lse.data[row * lse.stride + head] = LogSum(state, partials.splits - partials.mean_splits);
+  }
 }
 
 template <int kDim, int kQueries>

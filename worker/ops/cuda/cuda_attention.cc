@@ -44,6 +44,7 @@ Partials CudaAttention::TakePartials(int64_t queries, int64_t q_heads, int32_t s
 }
 
 void CudaAttention::Attend(const RowAttention& a) {
+  TS_CHECK(a.means.empty() || a.q.rows == 1);
   const KeyTable keys = PutKeys(a.segments, a.head_dim);
   const QueryTable query = {.q = ToRows(a.q),
                             .q_heads = static_cast<int32_t>(a.q.cols / a.head_dim),
@@ -51,9 +52,19 @@ void CudaAttention::Attend(const RowAttention& a) {
   if (a.q.rows > kSkinnyRows) {
     return LaunchAttendPrefill(query, keys, ToRows(a.out), LseRows(a.lse), context_.stream());
   }
+  const KeyTable means = a.means.empty() ? KeyTable{} : PutKeys(a.means, a.head_dim);
   const SplitPlan plan = PlanSplits(keys.tokens, keys.kv_heads, context_.multiprocessors());
-  const Partials partials = TakePartials(a.q.rows, query.q_heads, plan.splits, a.head_dim);
+  const SplitPlan mean_plan =
+      means.tokens == 0 ? SplitPlan{}
+                        : PlanSplits(means.tokens, means.kv_heads, context_.multiprocessors());
+  Partials partials =
+      TakePartials(a.q.rows, query.q_heads, plan.splits + mean_plan.splits, a.head_dim);
+  partials.mean_splits = mean_plan.splits;
+  partials.mean_log_weight = a.mean_log_weight;
   LaunchAttendRows(query, keys, plan, 0, partials, context_.stream());
+  if (means.tokens > 0) {
+    LaunchAttendRows(query, means, mean_plan, plan.splits, partials, context_.stream());
+  }
   LaunchMergeSplits(partials, a.head_dim, query.q_heads, ToRows(a.out), LseRows(a.lse),
                     context_.stream());
 }

@@ -26,6 +26,7 @@ CudaBackend::CudaBackend(std::unique_ptr<CudaContext> context, int host_threads)
       own_bytes_(context_->pool().asked_bytes()),
       attention_(context_.get()),
       select_(context_.get()),
+      doorbell_(context_.get()),
       host_(host_threads) {}
 
 CudaBackend::~CudaBackend() {

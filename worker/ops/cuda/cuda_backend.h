@@ -10,6 +10,7 @@
 #include "worker/ops/backend.h"
 #include "worker/ops/cuda/cuda_attention.h"
 #include "worker/ops/cuda/cuda_context.h"
+#include "worker/ops/cuda/cuda_doorbell.h"
 #include "worker/ops/cuda/cuda_select.h"
 
 namespace tailor::cuda {
@@ -36,6 +37,7 @@ class CudaBackend final : public Backend {
     host_.ForEach(units, fn);
   }
   int host_threads() const override { return host_.threads(); }
+  DoorbellStream* doorbell() override { return &doorbell_; }
 
   void Embed(std::span<const TokenId> tokens, const Weight& embedding,
              MatrixView<float> x) override;
@@ -70,6 +72,7 @@ class CudaBackend final : public Backend {
   const int64_t own_bytes_;  // of the pool, before anyone asked
   CudaAttention attention_;
   CudaSelect select_;
+  CudaDoorbell doorbell_;
   ThreadPool host_;
   std::vector<std::span<std::byte>> mapped_;
 };

@@ -69,6 +69,7 @@ class CudaContext {
   // The calling thread works on this device from now on.
   void Bind() const;
   CudaStreamRef stream() const { return {stream_.get()}; }
+  int device() const { return device_; }
   int multiprocessors() const { return multiprocessors_; }
   DevicePool& pool() { return *pool_; }
   Scratch& scratch() { return scratch_; }

@@ -72,6 +72,14 @@ void LaunchRope(const int32_t* positions, const RopeRef& table, Rows<float> x,
 void LaunchWriteRows(Rows<const float> k, Rows<const float> v, uint16_t* const* rows,
                      int32_t head_dim, CudaStreamRef stream);
 
+// --- doorbell.cu ---
+// query [count] = q, then *rung = number, which whoever sees it finds the query after. Both in
+// mapped memory of the host.
+void LaunchRing(const float* q, int32_t count, float* query, uint64_t* rung, uint64_t number,
+                CudaStreamRef stream);
+// Ends once *answered >= number.
+void LaunchAwait(const uint64_t* answered, uint64_t number, CudaStreamRef stream);
+
 // --- attention ---
 // One call's keys: segments of every KV head, starts[head] .. starts[head + 1].
 struct KeyTable {
@@ -92,6 +100,13 @@ struct Partials {
   float* out = nullptr;
   PartialSoftmax* state = nullptr;
   int32_t splits = 0;
+  // The last mean_splits are of means, which stand for e^mean_log_weight tokens each.
+  int32_t mean_splits = 0;
+  float mean_log_weight = 0;
+
+  TS_HD float Max(const PartialSoftmax& of, int32_t split) const {
+    return split < splits - mean_splits ? of.max : of.max + mean_log_weight;
+  }
 };
 // attend_rows.cu. Fills splits [first_split, first_split + plan.splits) of `partials`.
 void LaunchAttendRows(const QueryTable& q, const KeyTable& keys, const SplitPlan& plan,
