@@ -178,6 +178,21 @@ TEST_F(PointwiseGpuTest, RmsNormIsItsReferenceWithinFourRoundings) {
   }
 }
 
+TEST_F(PointwiseGpuTest, AddBiasIsItsReferenceExactly) {
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    for (const int64_t n : {7, 256, 1536}) {
+      const FileWeight bias = RandomWeight(dtype, 1, n, 2);
+      for (const int64_t rows : {1, 33}) {
+        HostMatrix want = RandomMatrix(rows, n, 3);
+        const DeviceMatrix x(*ops_, want);
+        AddBiasRef(bias.Values().values, want.view());
+        ops_->AddBias(bias.Load(*ops_), x.view());
+        EXPECT_EQ(x.Download().values, want.values) << DTypeName(dtype) << " " << n;
+      }
+    }
+  }
+}
+
 TEST_F(PointwiseGpuTest, RopeIsItsReferenceWithinFourRoundings) {
   const std::vector<int32_t> positions = {0, 1, 127, 128, 4095, 2, 9999};
   for (const int32_t head_dim : {64, 128}) {

@@ -34,6 +34,9 @@ void EmbedRef(std::span<const TokenId> tokens, MatrixView<const float> embedding
 void RmsNormRef(MatrixView<const float> x, std::span<const float> gain, float eps,
                 MatrixView<float> out);
 
+// x += bias, in every row                           x: [rows][n]; bias: [n]
+void AddBiasRef(std::span<const float> bias, MatrixView<float> x);
+
 // out = x w^T, and out += x w^T             x: [rows][cols], w: [outputs][cols], out:
 // [rows][outputs]
 void MatMulRef(MatrixView<const float> x, MatrixView<const float> w, MatrixView<float> out);
