@@ -199,7 +199,7 @@ absl::StatusOr<std::string> PreTokenizerName(const Gguf& gguf) {
                                                  "\", supported is byte-level BPE, \"gpt2\""));
   }
   TS_ASSIGN_OR_RETURN(const auto pre, gguf.Get<std::string_view>("tokenizer.ggml.pre"));
-  // llama.cpp's synonyms of the three we have.
+  // llama.cpp's synonyms of those we have.
   if (pre == "llama-bpe" || pre == "llama3" || pre == "llama-v3") return "llama-bpe";
   return std::string(pre);
 }

@@ -16,6 +16,10 @@ constexpr const char* kTemplate =
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] "
     "+ '<|im_end|>\\n'}}{% endfor %}";
 
+// As in Qwen2's tokenizer.json.
+constexpr const char* kQwen2Regex =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
 // GPT-2's writing of a byte.
 std::string Symbol(int byte) {
   int c = byte;
@@ -186,6 +190,7 @@ SmallLlama MakeSmallQwen2() {
   SmallLlama model = MakeSmallLlama();
   model.family = FindFamily(&ModelFamily::gguf, "qwen2");
   model.hyperparameters.qkv_bias = true;
+  model.tokenizer.pre_tokenizer = "qwen2";
   model.tensors.clear();
   AddTensors(model);
   return model;
@@ -253,10 +258,17 @@ std::string TokenizerJsonOf(const SmallLlama& model) {
                        {"special", spec.kinds[id] == TokenKind::kControl}});
     }
   }
-  const json steps = {{{"type", "Digits"}, {"individual_digits", true}},
-                      {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}}};
+  const bool is_qwen2 = spec.pre_tokenizer == "qwen2";
+  const json digits = {{"type", "Digits"}, {"individual_digits", true}};
+  const json split = {{"type", "Split"},
+                      {"pattern", {{"Regex", kQwen2Regex}}},
+                      {"behavior", "Isolated"},
+                      {"invert", false}};
+  const json steps = {
+      is_qwen2 ? split : digits,
+      {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", !is_qwen2}}};
   const json root = {{"added_tokens", added},
-                     {"normalizer", nullptr},
+                     {"normalizer", is_qwen2 ? json{{"type", "NFC"}} : json(nullptr)},
                      {"pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", steps}}},
                      {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", spec.merges}}}};
   return root.dump();

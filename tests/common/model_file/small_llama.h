@@ -31,7 +31,7 @@ struct SmallLlama {
 // smollm.
 SmallLlama MakeSmallLlama();
 
-// The same shape as a Qwen2, with its biases.
+// The same shape as a Qwen2, with its biases and its pre-tokenizer.
 SmallLlama MakeSmallQwen2();
 
 // Metadata beside what the hyperparameters say is added to `extra_keys` (GgufKey).
