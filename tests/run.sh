@@ -48,6 +48,10 @@ else
   echo "no model: the tests that need one are skipped"
 fi
 
+# Too large to fetch for a test run: used where it is (deploy/fetch_model.sh qwen2.5-coder-1.5b).
+qwen=$PWD/models/qwen2.5-coder-1.5b-instruct-q4_k_m.gguf
+if [ -z "${TAILOR_TEST_QWEN_MODEL:-}" ] && [ -f "$qwen" ]; then export TAILOR_TEST_QWEN_MODEL=$qwen; fi
+
 # A compiler process takes up to 0.6 GB here (gRPC headers); twice that under a sanitizer.
 memory_mib=$(awk '/^MemAvailable:/ {print int($2 / 1024)}' /proc/meminfo)
 jobs=$(nproc)

@@ -15,12 +15,14 @@ struct Format {
 };
 
 // In the order of DType.
-constexpr std::array<Format, 6> kFormats = {{{"F32", 1, 4},
+constexpr std::array<Format, 8> kFormats = {{{"F32", 1, 4},
                                              {"F16", 1, 2},
                                              {"BF16", 1, 2},
                                              {"Q8_0", 32, 2 + 32},
                                              {"Q4_0", 32, 2 + 16},
-                                             {"Q4_1", 32, 2 + 2 + 16}}};
+                                             {"Q4_1", 32, 2 + 2 + 16},
+                                             {"Q4_K", 256, 2 + 2 + 12 + 128},
+                                             {"Q6_K", 256, 128 + 64 + 16 + 2}}};
 
 const Format& FormatOf(DType dtype) { return kFormats[static_cast<size_t>(dtype)]; }
 

@@ -1,5 +1,6 @@
 // Element formats of weights, as files store them. The quantized ones are GGUF's: blocks of 32
-// values of one row behind an f16 scale (and, for Q4_1, an f16 minimum).
+// values of one row behind an f16 scale (and, for Q4_1, an f16 minimum); in the K formats blocks of
+// 256, in which every 32 or 16 values have a small integer scale of their own.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +10,7 @@
 
 namespace tailor {
 
-enum class DType { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1 };
+enum class DType { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1, kQ4_K, kQ6_K };
 
 // "F32", "Q4_1", ...
 std::string_view DTypeName(DType dtype);

@@ -152,19 +152,23 @@ absl::StatusOr<DType> DTypeOf(uint32_t ggml_type, const std::string& tensor) {
       return DType::kQ4_1;
     case 8:
       return DType::kQ8_0;
+    case 12:
+      return DType::kQ4_K;
+    case 14:
+      return DType::kQ6_K;
     case 30:
       return DType::kBF16;
     default:
       break;
   }
   // Names of the types people will meet, in ggml's numbering.
-  constexpr std::array<std::string_view, 16> kNames = {
-      "", "",     "",     "",     "Q4_2", "Q4_3", "Q5_0", "Q5_1",
-      "", "Q8_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K"};
+  constexpr std::array<std::string_view, 16> kNames = {"",     "",     "", "",     "Q4_2", "Q4_3",
+                                                       "Q5_0", "Q5_1", "", "Q8_1", "Q2_K", "Q3_K",
+                                                       "",     "Q5_K", "", "Q8_K"};
   const std::string name = ggml_type < kNames.size() ? std::string(kNames[ggml_type]) : "unknown";
   return absl::UnimplementedError(
       absl::StrCat("tensor ", tensor, " has ggml type ", ggml_type, " (", name,
-                   "), supported are F32, F16, BF16, Q8_0, Q4_0, Q4_1"));
+                   "), supported are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K, Q6_K"));
 }
 
 // A directory entry: where the tensor starts within the data section, to be resolved once that is

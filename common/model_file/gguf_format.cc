@@ -1,4 +1,4 @@
-// A Llama in a GGUF file: which keys hold what.
+// A model of Llama's kind in a GGUF file: which keys hold what.
 
 #include <algorithm>
 #include <array>
@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "common/model_file/gguf.h"
+#include "common/model_file/model_family.h"
 #include "common/model_file/model_format.h"
 #include "common/status.h"
 
@@ -28,41 +29,61 @@ absl::StatusOr<float> GetFloatOr(const Gguf& gguf, const std::string& key, float
   return static_cast<float>(value);
 }
 
-absl::Status CheckArchitecture(const Gguf& gguf) {
+absl::StatusOr<const ModelFamily*> FamilyOf(const Gguf& gguf) {
   TS_ASSIGN_OR_RETURN(const auto name, gguf.Get<std::string_view>("general.architecture"));
-  if (name != "llama") {
-    return absl::UnimplementedError(
-        absl::StrCat("architecture is \"", std::string(name), "\", supported is \"llama\""));
-  }
-  TS_ASSIGN_OR_RETURN(const int64_t experts, gguf.GetOr<int64_t>("llama.expert_count", 0));
-  if (experts == 0) return absl::OkStatus();
-  return absl::UnimplementedError(
-      absl::StrCat("model has ", experts, " experts, only dense models are supported"));
+  const ModelFamily* family = FindFamily(&ModelFamily::gguf, name);
+  if (family != nullptr) return family;
+  return absl::UnimplementedError(absl::StrCat("architecture is \"", std::string(name),
+                                               "\", supported are ",
+                                               FamilyNames(&ModelFamily::gguf)));
 }
 
-absl::Status ReadHeadDim(const Gguf& gguf, LlamaHyperparameters& m) {
-  m.head_dim = m.q_heads > 0 ? m.hidden / m.q_heads : 0;
-  if (gguf.Has("llama.attention.key_length")) {
-    TS_ASSIGN_OR_RETURN(m.head_dim, GetInt32(gguf, "llama.attention.key_length"));
+// A file's keys that begin with its architecture's name.
+struct FamilyKeys {
+  const Gguf& gguf;
+  const ModelFamily& family;
+  std::string operator()(const char* name) const {
+    return absl::StrCat(std::string(family.gguf), ".", name);
   }
-  for (const char* key : {"llama.attention.value_length", "llama.rope.dimension_count"}) {
-    TS_ASSIGN_OR_RETURN(const int64_t value, gguf.GetOr<int64_t>(key, m.head_dim));
+};
+
+// What the forward pass would ignore.
+absl::Status CheckForwardPass(const FamilyKeys& key) {
+  TS_ASSIGN_OR_RETURN(const int64_t experts, key.gguf.GetOr<int64_t>(key("expert_count"), 0));
+  if (experts != 0) {
+    return absl::UnimplementedError(
+        absl::StrCat("model has ", experts, " experts, only dense models are supported"));
+  }
+  TS_ASSIGN_OR_RETURN(const int64_t window,
+                      key.gguf.GetOr<int64_t>(key("attention.sliding_window"), 0));
+  if (window == 0) return absl::OkStatus();
+  return absl::UnimplementedError(absl::StrCat("model attends to a sliding window of ", window,
+                                               " tokens, supported is attention to all"));
+}
+
+absl::Status ReadHeadDim(const FamilyKeys& key, LlamaHyperparameters& m) {
+  m.head_dim = m.q_heads > 0 ? m.hidden / m.q_heads : 0;
+  if (key.gguf.Has(key("attention.key_length"))) {
+    TS_ASSIGN_OR_RETURN(m.head_dim, GetInt32(key.gguf, key("attention.key_length")));
+  }
+  for (const char* name : {"attention.value_length", "rope.dimension_count"}) {
+    TS_ASSIGN_OR_RETURN(const int64_t value, key.gguf.GetOr<int64_t>(key(name), m.head_dim));
     if (value != m.head_dim) {
       return absl::UnimplementedError(
-          absl::StrCat(key, " is ", value, ", supported is head_dim, ", m.head_dim));
+          absl::StrCat(key(name), " is ", value, ", supported is head_dim, ", m.head_dim));
     }
   }
   return absl::OkStatus();
 }
 
-absl::Status ReadScalingKeys(const Gguf& gguf, RopeScaling& scaling) {
+absl::Status ReadScalingKeys(const FamilyKeys& key, RopeScaling& scaling) {
   TS_ASSIGN_OR_RETURN(const auto kind,
-                      gguf.GetOr<std::string_view>("llama.rope.scaling.type", "none"));
+                      key.gguf.GetOr<std::string_view>(key("rope.scaling.type"), "none"));
   if (kind != "none" && kind != "linear") {
     return absl::UnimplementedError(absl::StrCat("rope scaling is \"", std::string(kind),
                                                  "\", supported are none, linear and llama3"));
   }
-  TS_ASSIGN_OR_RETURN(scaling.factor, GetFloatOr(gguf, "llama.rope.scaling.factor", 1.0f));
+  TS_ASSIGN_OR_RETURN(scaling.factor, GetFloatOr(key.gguf, key("rope.scaling.factor"), 1.0f));
   if (kind == "linear") scaling.kind = RopeScaling::Kind::kLinear;
   return absl::OkStatus();
 }
@@ -101,23 +122,26 @@ absl::Status TakeRopeFactors(ModelContents& contents) {
   return RecoverLlama3Scaling(factors, m);
 }
 
-absl::Status ReadHyperparameters(const Gguf& gguf, LlamaHyperparameters& m) {
-  TS_ASSIGN_OR_RETURN(m.layers, GetInt32(gguf, "llama.block_count"));
-  TS_ASSIGN_OR_RETURN(m.hidden, GetInt32(gguf, "llama.embedding_length"));
-  TS_ASSIGN_OR_RETURN(m.ffn_hidden, GetInt32(gguf, "llama.feed_forward_length"));
-  TS_ASSIGN_OR_RETURN(m.q_heads, GetInt32(gguf, "llama.attention.head_count"));
+absl::Status ReadHyperparameters(const FamilyKeys& key, LlamaHyperparameters& m) {
+  const Gguf& gguf = key.gguf;
+  TS_ASSIGN_OR_RETURN(m.layers, GetInt32(gguf, key("block_count")));
+  TS_ASSIGN_OR_RETURN(m.hidden, GetInt32(gguf, key("embedding_length")));
+  TS_ASSIGN_OR_RETURN(m.ffn_hidden, GetInt32(gguf, key("feed_forward_length")));
+  TS_ASSIGN_OR_RETURN(m.q_heads, GetInt32(gguf, key("attention.head_count")));
   m.kv_heads = m.q_heads;
-  if (gguf.Has("llama.attention.head_count_kv")) {
-    TS_ASSIGN_OR_RETURN(m.kv_heads, GetInt32(gguf, "llama.attention.head_count_kv"));
+  if (gguf.Has(key("attention.head_count_kv"))) {
+    TS_ASSIGN_OR_RETURN(m.kv_heads, GetInt32(gguf, key("attention.head_count_kv")));
   }
-  TS_ASSIGN_OR_RETURN(m.context_tokens, gguf.Get<int64_t>("llama.context_length"));
-  TS_ASSIGN_OR_RETURN(m.rope_theta, GetFloatOr(gguf, "llama.rope.freq_base", 10000.0f));
-  TS_ASSIGN_OR_RETURN(const double eps, gguf.Get<double>("llama.attention.layer_norm_rms_epsilon"));
+  TS_ASSIGN_OR_RETURN(m.context_tokens, gguf.Get<int64_t>(key("context_length")));
+  TS_ASSIGN_OR_RETURN(m.rope_theta, GetFloatOr(gguf, key("rope.freq_base"), 10000.0f));
+  TS_ASSIGN_OR_RETURN(const double eps,
+                      gguf.Get<double>(key("attention.layer_norm_rms_epsilon")));
   m.rms_eps = static_cast<float>(eps);
-  m.rope_layout = RopeLayout::kInterleaved;
+  m.rope_layout = key.family.gguf_rope_layout;
+  m.qkv_bias = key.family.qkv_bias;
   m.tied_embedding = !gguf.tensors().contains("output.weight");
-  TS_RETURN_IF_ERROR(ReadHeadDim(gguf, m));
-  return ReadScalingKeys(gguf, m.rope_scaling);
+  TS_RETURN_IF_ERROR(ReadHeadDim(key, m));
+  return ReadScalingKeys(key, m.rope_scaling);
 }
 
 absl::StatusOr<TokenKind> KindOf(int64_t type, size_t id) {
@@ -175,7 +199,7 @@ absl::StatusOr<std::string> PreTokenizerName(const Gguf& gguf) {
                                                  "\", supported is byte-level BPE, \"gpt2\""));
   }
   TS_ASSIGN_OR_RETURN(const auto pre, gguf.Get<std::string_view>("tokenizer.ggml.pre"));
-  // llama.cpp's synonyms of the three we have.
+  // llama.cpp's synonyms of those we have.
   if (pre == "llama-bpe" || pre == "llama3" || pre == "llama-v3") return "llama-bpe";
   return std::string(pre);
 }
@@ -204,17 +228,19 @@ absl::StatusOr<TokenizerSpec> ReadTokenizer(const Gguf& gguf) {
 absl::StatusOr<ModelContents> LoadGguf(const std::filesystem::path& path) {
   TS_ASSIGN_OR_RETURN(MappedFile file, MappedFile::Map(path));
   TS_ASSIGN_OR_RETURN(const Gguf gguf, Gguf::Parse(file.bytes()));
-  TS_RETURN_IF_ERROR(CheckArchitecture(gguf));
+  TS_ASSIGN_OR_RETURN(const ModelFamily* family, FamilyOf(gguf));
+  const FamilyKeys key = {gguf, *family};
+  TS_RETURN_IF_ERROR(CheckForwardPass(key));
   ModelContents contents;
   TS_ASSIGN_OR_RETURN(const auto name, gguf.GetOr<std::string_view>("general.name", ""));
   contents.name = name.empty() ? path.stem().string() : std::string(name);
-  TS_RETURN_IF_ERROR(ReadHyperparameters(gguf, contents.hyperparameters));
+  TS_RETURN_IF_ERROR(ReadHyperparameters(key, contents.hyperparameters));
   TS_ASSIGN_OR_RETURN(contents.tokenizer, ReadTokenizer(gguf));
   const auto tokens = static_cast<int64_t>(contents.tokenizer.tokens.size());
-  TS_ASSIGN_OR_RETURN(const int64_t vocab, gguf.GetOr<int64_t>("llama.vocab_size", tokens));
+  TS_ASSIGN_OR_RETURN(const int64_t vocab, gguf.GetOr<int64_t>(key("vocab_size"), tokens));
   if (vocab != tokens) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("llama.vocab_size is ", vocab, ", the tokenizer has ", tokens, " tokens"));
+    return absl::InvalidArgumentError(absl::StrCat(key("vocab_size"), " is ", vocab,
+                                                   ", the tokenizer has ", tokens, " tokens"));
   }
   if (!std::in_range<int32_t>(tokens)) {
     return absl::InvalidArgumentError(absl::StrCat("tokenizer has ", tokens, " tokens"));

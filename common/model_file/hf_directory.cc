@@ -1,4 +1,4 @@
-// A Llama in a Hugging Face directory: config.json, safetensors, tokenizer files.
+// A model of Llama's kind in a Hugging Face directory: config.json, safetensors, tokenizer files.
 
 #include <algorithm>
 #include <optional>
@@ -8,6 +8,7 @@
 #include "common/model_file/hf_tokenizer.h"
 #include "common/model_file/json_fields.h"
 #include "common/model_file/llama_tensors.h"
+#include "common/model_file/model_family.h"
 #include "common/model_file/model_format.h"
 #include "common/model_file/safetensors.h"
 #include "common/status.h"
@@ -54,18 +55,22 @@ absl::StatusOr<int32_t> RequireInt32(const json& config, const char* key,
   return static_cast<int32_t>(*value);
 }
 
-absl::Status CheckArchitecture(const json& config) {
+absl::StatusOr<const ModelFamily*> FamilyOf(const json& config) {
   const json* names = FindField(config, "architectures");
   const bool named = names != nullptr && names->is_array() && names->size() == 1;
   const std::string name =
       named && (*names)[0].is_string() ? (*names)[0].get<std::string>() : "none";
-  if (name != "LlamaForCausalLM") {
-    return absl::UnimplementedError(
-        absl::StrCat("architecture is ", name, ", supported is LlamaForCausalLM"));
-  }
-  for (const char* key : {"attention_bias", "mlp_bias"}) {
-    TS_ASSIGN_OR_RETURN(const auto bias, GetBool(config, key));
-    if (bias.value_or(false)) {
+  const ModelFamily* family = FindFamily(&ModelFamily::hugging_face, name);
+  if (family != nullptr) return family;
+  return absl::UnimplementedError(absl::StrCat("architecture is ", name, ", supported are ",
+                                               FamilyNames(&ModelFamily::hugging_face)));
+}
+
+// What the forward pass would ignore.
+absl::Status CheckForwardPass(const json& config) {
+  for (const char* key : {"attention_bias", "mlp_bias", "use_sliding_window"}) {
+    TS_ASSIGN_OR_RETURN(const auto used, GetBool(config, key));
+    if (used.value_or(false)) {
       return absl::UnimplementedError(absl::StrCat(key, " is true, supported is false"));
     }
   }
@@ -111,8 +116,10 @@ absl::Status ReadRope(const json& config, LlamaHyperparameters& m) {
   return scaling == nullptr ? absl::OkStatus() : ReadScaling(*scaling, m.rope_scaling);
 }
 
-absl::StatusOr<LlamaHyperparameters> ReadHyperparameters(const json& config) {
+absl::StatusOr<LlamaHyperparameters> ReadHyperparameters(const json& config,
+                                                         const ModelFamily& family) {
   LlamaHyperparameters m;
+  m.qkv_bias = family.qkv_bias;
   TS_ASSIGN_OR_RETURN(m.layers, RequireInt32(config, "num_hidden_layers"));
   TS_ASSIGN_OR_RETURN(m.hidden, RequireInt32(config, "hidden_size"));
   TS_ASSIGN_OR_RETURN(m.ffn_hidden, RequireInt32(config, "intermediate_size"));
@@ -165,7 +172,7 @@ absl::Status AddShard(const path& file, ModelContents& contents) {
     const auto canonical = CanonicalFromHuggingFace(name);
     if (!canonical) {
       return absl::UnimplementedError(
-          absl::StrCat("tensor ", name, " is no part of a plain Llama model"));
+          absl::StrCat("tensor ", name, " is no part of a model of Llama's kind"));
     }
     if (!contents.tensors.emplace(*canonical, view).second) {
       return absl::InvalidArgumentError(absl::StrCat("tensor ", name, " is in two files"));
@@ -268,11 +275,12 @@ absl::Status ReadTokenizer(const path& directory, const json& config, ModelConte
 
 absl::StatusOr<ModelContents> LoadDirectory(const path& directory) {
   TS_ASSIGN_OR_RETURN(const json config, ReadJson(directory / "config.json"));
-  TS_RETURN_IF_ERROR(CheckArchitecture(config));
+  TS_ASSIGN_OR_RETURN(const ModelFamily* family, FamilyOf(config));
+  TS_RETURN_IF_ERROR(CheckForwardPass(config));
   ModelContents contents;
   const path full = std::filesystem::absolute(directory).lexically_normal();
   contents.name = (full.has_filename() ? full : full.parent_path()).filename().string();
-  TS_ASSIGN_OR_RETURN(contents.hyperparameters, ReadHyperparameters(config));
+  TS_ASSIGN_OR_RETURN(contents.hyperparameters, ReadHyperparameters(config, *family));
   TS_RETURN_IF_ERROR(contents.hyperparameters.Validate());
   TS_RETURN_IF_ERROR(ReadTokenizer(directory, config, contents));
   TS_RETURN_IF_ERROR(ReadTensors(directory, contents));

@@ -17,6 +17,9 @@ constexpr int64_t kMaxTokens = 1 << 24;
 constexpr std::string_view kLlama3Pattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
+constexpr std::string_view kQwen2Pattern =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
 std::string TypeOf(const json* object) {
   if (object == nullptr) return "none";
   const json* type = FindField(*object, "type");
@@ -38,12 +41,12 @@ bool IsDigits(const json& step) {
   return TypeOf(&step) == "Digits" && IsTrue(step, "individual_digits");
 }
 
-bool IsLlama3Split(const json& step) {
+bool IsSplit(const json& step, std::string_view by) {
   const json* pattern = FindField(step, "pattern");
   const json* regex = pattern == nullptr ? nullptr : FindField(*pattern, "Regex");
   const json* behavior = FindField(step, "behavior");
   return TypeOf(&step) == "Split" && regex != nullptr && regex->is_string() &&
-         regex->get_ref<const std::string&>() == kLlama3Pattern && behavior != nullptr &&
+         regex->get_ref<const std::string&>() == by && behavior != nullptr &&
          *behavior == "Isolated" && !IsTrue(step, "invert");
 }
 
@@ -53,11 +56,12 @@ absl::StatusOr<std::string> PreTokenizerName(const json* pre) {
   if (steps != nullptr && steps->is_array() && steps->size() == 2) {
     const json &first = (*steps)[0], &second = (*steps)[1];
     if (IsDigits(first) && IsByteLevel(second, true)) return "smollm";
-    if (IsLlama3Split(first) && IsByteLevel(second, false)) return "llama-bpe";
+    if (IsSplit(first, kLlama3Pattern) && IsByteLevel(second, false)) return "llama-bpe";
+    if (IsSplit(first, kQwen2Pattern) && IsByteLevel(second, false)) return "qwen2";
   }
   return absl::UnimplementedError(
       absl::StrCat("tokenizer.json has a pre_tokenizer (", TypeOf(pre),
-                   ") that is none of GPT-2's, SmolLM's and Llama 3's"));
+                   ") that is none of GPT-2's, SmolLM's, Llama 3's and Qwen2's"));
 }
 
 // The table grows to the largest id; holes are kUnused.
@@ -180,9 +184,11 @@ absl::Status CheckModel(const json& root, const json* model) {
     return absl::UnimplementedError(
         "tokenizer falls back to byte tokens; supported is byte-level BPE");
   }
-  if (const json* normalizer = FindField(root, "normalizer"); normalizer != nullptr) {
-    return absl::UnimplementedError(
-        absl::StrCat("tokenizer has a normalizer (", TypeOf(normalizer), "), supported is none"));
+  // NFC is left out: see Tokenizer::Encode.
+  const json* normalizer = FindField(root, "normalizer");
+  if (normalizer != nullptr && TypeOf(normalizer) != "NFC") {
+    return absl::UnimplementedError(absl::StrCat("tokenizer has a normalizer (", TypeOf(normalizer),
+                                                 "), supported are none and NFC"));
   }
   return absl::OkStatus();
 }

@@ -1,4 +1,4 @@
-// The numbers of a Llama-architecture model, whatever file they came from.
+// The numbers of a model of Llama's kind (model_family.h), whatever file they came from.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,8 @@
 namespace tailor {
 
 // Which two channels of a head RoPE rotates together: (2i, 2i+1) or (i, i + head_dim/2). GGUF
-// stores Wq and Wk permuted for the first, Hugging Face files are for the second.
+// stores a Llama's Wq and Wk permuted for the first; other families, and all Hugging Face files,
+// are for the second.
 enum class RopeLayout { kInterleaved, kHalf };
 
 struct RopeScaling {
@@ -36,6 +37,7 @@ struct LlamaHyperparameters {
   RopeLayout rope_layout = RopeLayout::kHalf;
   RopeScaling rope_scaling;
   bool tied_embedding = false;  // the head is the embedding; there is no output.weight
+  bool qkv_bias = false;        // attn_q, attn_k and attn_v have one
 
   // InvalidArgument "thing is value, limit": sizes positive and sane, kv_heads divides q_heads,
   // head_dim even, floats finite.

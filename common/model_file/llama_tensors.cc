@@ -26,6 +26,11 @@ std::vector<Expected> ExpectedTensors(const LlamaHyperparameters& m) {
     all.push_back({p + "attn_q.weight", q, m.hidden});
     all.push_back({p + "attn_k.weight", kv, m.hidden});
     all.push_back({p + "attn_v.weight", kv, m.hidden});
+    if (m.qkv_bias) {
+      all.push_back({p + "attn_q.bias", 1, q});
+      all.push_back({p + "attn_k.bias", 1, kv});
+      all.push_back({p + "attn_v.bias", 1, kv});
+    }
     all.push_back({p + "attn_output.weight", m.hidden, q});
     all.push_back({p + "ffn_norm.weight", 1, m.hidden});
     all.push_back({p + "ffn_gate.weight", m.ffn_hidden, m.hidden});
@@ -44,7 +49,7 @@ absl::Status CheckOne(const Expected& want, const TensorView& got) {
   if (want.rows == 1 && BlockValues(got.dtype) != 1) {
     return absl::InvalidArgumentError(absl::StrCat("tensor ", want.name, " is ",
                                                    std::string(DTypeName(got.dtype)),
-                                                   ", a norm must be F32, F16 or BF16"));
+                                                   ", a norm or bias must be F32, F16 or BF16"));
   }
   return absl::OkStatus();
 }
@@ -57,11 +62,14 @@ constexpr std::array<NamePair, 3> kModelNames = {
     {{"model.embed_tokens.weight", "token_embd.weight"},
      {"model.norm.weight", "output_norm.weight"},
      {"lm_head.weight", "output.weight"}}};
-constexpr std::array<NamePair, 9> kLayerNames = {
+constexpr std::array<NamePair, 12> kLayerNames = {
     {{"input_layernorm.weight", "attn_norm.weight"},
      {"self_attn.q_proj.weight", "attn_q.weight"},
      {"self_attn.k_proj.weight", "attn_k.weight"},
      {"self_attn.v_proj.weight", "attn_v.weight"},
+     {"self_attn.q_proj.bias", "attn_q.bias"},
+     {"self_attn.k_proj.bias", "attn_k.bias"},
+     {"self_attn.v_proj.bias", "attn_v.bias"},
      {"self_attn.o_proj.weight", "attn_output.weight"},
      {"post_attention_layernorm.weight", "ffn_norm.weight"},
      {"mlp.gate_proj.weight", "ffn_gate.weight"},
@@ -88,7 +96,7 @@ absl::Status ValidateTensors(const LlamaHyperparameters& model,
     if (known.contains(name)) continue;
     return absl::UnimplementedError(
         absl::StrCat("tensor ", name,
-                     " is no part of a plain Llama model; running without it would "
+                     " is no part of a model of this family; running without it would "
                      "give wrong answers"));
   }
   return absl::OkStatus();

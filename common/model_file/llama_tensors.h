@@ -1,4 +1,4 @@
-// The tensors of a Llama-architecture model: which there must be, with which shapes, and what
+// The tensors of a model of Llama's kind: which there must be, with which shapes, and what
 // Hugging Face calls them.
 #pragma once
 
@@ -13,8 +13,8 @@
 namespace tailor {
 
 // Checks that exactly the needed tensors are there, each with the shape the hyperparameters imply;
-// norms must be F32, F16 or BF16. Errors: NotFound (missing), InvalidArgument (shape, dtype),
-// Unimplemented (a tensor the forward pass would ignore: a bias, an expert); each names the tensor.
+// norms and biases must be F32, F16 or BF16. Errors: NotFound (missing), InvalidArgument (shape, dtype),
+// Unimplemented (a tensor the forward pass would ignore: an expert, the bias of another family); each names the tensor.
 absl::Status ValidateTensors(const LlamaHyperparameters& model,
                              const std::map<std::string, TensorView, std::less<>>& tensors);
 

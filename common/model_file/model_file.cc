@@ -33,6 +33,7 @@ absl::Status ValidateTokenizer(const TokenizerSpec& spec, int32_t vocab) {
   return absl::OkStatus();
 }
 
+// qkv_bias is in the names of the tensors.
 void AddHyperparameters(const LlamaHyperparameters& m, Fingerprinter& out) {
   for (const int64_t value :
        {int64_t{m.layers}, int64_t{m.hidden}, int64_t{m.q_heads}, int64_t{m.kv_heads},

@@ -25,7 +25,7 @@ struct TokenizerSpec {
   std::vector<std::string> tokens;
   std::vector<TokenKind> kinds;     // as long as tokens
   std::vector<std::string> merges;  // "left right", best first
-  std::string pre_tokenizer;        // "gpt-2", "smollm" or "llama-bpe"
+  std::string pre_tokenizer;        // "gpt-2", "smollm", "llama-bpe" or "qwen2"
   bool ignore_merges = false;       // a piece that is a token as it stands is not merged (Llama 3)
   std::optional<TokenId> bos, eos, unknown;
   std::vector<TokenId> extra_end_of_generation;  // beside eos

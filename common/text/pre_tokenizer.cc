@@ -21,12 +21,16 @@ constexpr const char* kGpt2 = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^"
 // Every digit (of any script) on its own: Digits(individual_digits) of Hugging Face's tokenizers.
 constexpr const char* kSingleDigits = "\\p{N}|\\P{N}+";
 
-// meta-llama/llama3, tokenizer.py.
-constexpr const char* kLlama3 =
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^" TS_SPACE
-    "\\p{L}\\p{N}]+[\\r\\n]*|[" TS_SPACE "]*[\\r\\n]+|[" TS_SPACE "]+(?![^" TS_SPACE "])|[" TS_SPACE
-    "]+";
+#define TS_LLAMA3_LIKE(numbers)                                                                    \
+  "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" numbers "| ?[^" TS_SPACE           \
+  "\\p{L}\\p{N}]+[\\r\\n]*|[" TS_SPACE "]*[\\r\\n]+|[" TS_SPACE "]+(?![^" TS_SPACE "])|[" TS_SPACE \
+  "]+"
 
+// meta-llama/llama3, tokenizer.py; Qwen/Qwen2, tokenizer.json.
+constexpr const char* kLlama3 = TS_LLAMA3_LIKE("\\p{N}{1,3}");
+constexpr const char* kQwen2 = TS_LLAMA3_LIKE("\\p{N}");
+
+#undef TS_LLAMA3_LIKE
 #undef TS_SPACE
 
 struct Scheme {
@@ -34,9 +38,10 @@ struct Scheme {
   std::array<const char*, 2> patterns;  // nullptr: none
 };
 
-constexpr std::array<Scheme, 3> kSchemes = {{{"gpt-2", {kGpt2, nullptr}},
+constexpr std::array<Scheme, 4> kSchemes = {{{"gpt-2", {kGpt2, nullptr}},
                                              {"smollm", {kSingleDigits, kGpt2}},
-                                             {"llama-bpe", {kLlama3, nullptr}}}};
+                                             {"llama-bpe", {kLlama3, nullptr}},
+                                             {"qwen2", {kQwen2, nullptr}}}};
 
 using Matchers = std::vector<Regex::Matcher>;
 using Sink = absl::FunctionRef<void(std::string_view)>;
@@ -69,8 +74,8 @@ absl::StatusOr<PreTokenizer> PreTokenizer::Create(const std::string& name) {
     }
     return result;
   }
-  return absl::UnimplementedError(
-      absl::StrCat("pre-tokenizer is \"", name, "\", supported are gpt-2, smollm and llama-bpe"));
+  return absl::UnimplementedError(absl::StrCat(
+      "pre-tokenizer is \"", name, "\", supported are gpt-2, smollm, llama-bpe and qwen2"));
 }
 
 absl::Status PreTokenizer::Split(std::string_view text, Sink piece) const {

@@ -14,7 +14,7 @@ namespace tailor {
 // Immutable after Create; thread-safe.
 class PreTokenizer {
  public:
-  // "gpt-2", "smollm" or "llama-bpe" (GGUF's names). Errors: Unimplemented naming those.
+  // "gpt-2", "smollm", "llama-bpe" or "qwen2" (GGUF's names). Errors: Unimplemented naming those.
   static absl::StatusOr<PreTokenizer> Create(const std::string& name);
 
   // Calls `piece` with consecutive, non-empty views that together are all of `text` (valid UTF-8).

@@ -27,7 +27,9 @@ class Tokenizer {
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Create(const TokenizerSpec& spec);
 
   // The ids of a text, without bos. Never a control token: the literal text "<|im_end|>" becomes
-  // ordinary pieces. Bytes for which the vocabulary has no token are left out, as the reference
+  // ordinary pieces. The text is taken as it is: where a model's own tokenizer normalizes to NFC
+  // (Qwen2), text that is not in NFC gets other ids here, those of llama.cpp, and comes back
+  // unchanged. Bytes for which the vocabulary has no token are left out, as the reference
   // does (SmolLM2 has none for six control characters and for the first byte of planes 4 to 11,
   // which hold no characters). Time is linear in the text, times log n for a run of n letters
   // without a break. Errors: InvalidArgument (not UTF-8: names the byte offset; longer than 1 GiB;

@@ -45,7 +45,7 @@ double SumTolerance(DType dtype, int64_t rows, int64_t n, double magnitude) {
 }
 
 TEST_F(LinearGpuTest, MatMulIsItsReferenceForEveryFormatShapeAndBatch) {
-  for (const DType dtype : kAllDTypes) {
+  for (const DType dtype : kDeviceDTypes) {
     for (const Shape shape : ShapesOf(dtype)) {
       const FileWeight file = RandomWeight(dtype, shape.outputs, shape.cols, 1);
       const Weight w = file.Load(*ops_);
@@ -105,7 +105,7 @@ TEST_F(LinearGpuTest, ProjectQkvIsThreeMatMulsBitForBitAlsoOfMixedFormats) {
 
 // As tests/worker/ops/cpu_linear_test.cc: |silu'| <= 1.1 carries the error of the gate's sum.
 TEST_F(LinearGpuTest, SwiGluIsItsReferenceWithinTheRoundingsOfItsSums) {
-  for (const DType dtype : kAllDTypes) {
+  for (const DType dtype : kDeviceDTypes) {
     const FileWeight gate = RandomWeight(dtype, 101, 96, 10), up = RandomWeight(dtype, 101, 96, 11);
     for (const int64_t rows : {1, 5, 16, 17, 140}) {
       SCOPED_TRACE(absl::StrCat(std::string(DTypeName(dtype)), ", ", rows, " rows"));
@@ -131,7 +131,7 @@ TEST_F(LinearGpuTest, SwiGluIsItsReferenceWithinTheRoundingsOfItsSums) {
 TEST_F(LinearGpuTest, ARowHasTheSameBitsInEveryBatchOfItsKind) {
   constexpr int64_t kCols = 192, kOutputs = 70;
   const HostMatrix x = RandomMatrix(300, kCols, 13, 0.3f);
-  for (const DType dtype : kAllDTypes) {
+  for (const DType dtype : kDeviceDTypes) {
     const Weight w = RandomWeight(dtype, kOutputs, kCols, 14).Load(*ops_);
     const auto run = [&](int64_t first, int64_t count) {
       HostMatrix part(count, kCols);
@@ -149,7 +149,7 @@ TEST_F(LinearGpuTest, ARowHasTheSameBitsInEveryBatchOfItsKind) {
 class PointwiseGpuTest : public GpuTest {};
 
 TEST_F(PointwiseGpuTest, EmbedIsExact) {
-  for (const DType dtype : kAllDTypes) {
+  for (const DType dtype : kDeviceDTypes) {
     const FileWeight file = RandomWeight(dtype, 50, 96, 1);
     HostMatrix table = file.Values(), want(6, 96);
     const std::vector<TokenId> tokens = {49, 0, 17, 17, 16, 15};
@@ -174,6 +174,21 @@ TEST_F(PointwiseGpuTest, RmsNormIsItsReferenceWithinFourRoundings) {
       ops_->RmsNorm(device_x.view(), gain.Load(*ops_), 1e-5f, out.view());
       ExpectNear(out.Download(), want,
                  [&](int64_t r, int64_t c) { return 4 * kEps * std::abs(want.row(r)[c]); });
+    }
+  }
+}
+
+TEST_F(PointwiseGpuTest, AddBiasIsItsReferenceExactly) {
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    for (const int64_t n : {7, 256, 1536}) {
+      const FileWeight bias = RandomWeight(dtype, 1, n, 2);
+      for (const int64_t rows : {1, 33}) {
+        HostMatrix want = RandomMatrix(rows, n, 3);
+        const DeviceMatrix x(*ops_, want);
+        AddBiasRef(bias.Values().values, want.view());
+        ops_->AddBias(bias.Load(*ops_), x.view());
+        EXPECT_EQ(x.Download().values, want.values) << DTypeName(dtype) << " " << n;
+      }
     }
   }
 }

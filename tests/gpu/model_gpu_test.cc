@@ -90,11 +90,14 @@ void ExpectSameModel(const std::string& path, double allowed) {
   ExpectSameLogits(*pair, CacheMode::kHybrid, 250, allowed);
 }
 
-TEST_F(ModelGpuTest, ATinyRandomModelHasTheLogitsOfTheCpu) {
+TEST_F(ModelGpuTest, ATinyRandomModelOfEveryFamilyHasTheLogitsOfTheCpu) {
   ops_.reset();  // the models take a backend each
   const ScratchDir scratch;
-  WriteTinyModel(scratch / "tiny.gguf", {.layers = 2});
-  ExpectSameModel(scratch / "tiny.gguf", kRandomDistance);
+  for (const ModelFamily& family : kModelFamilies) {
+    SCOPED_TRACE(std::string(family.gguf));
+    WriteTinyModel(scratch / "tiny.gguf", {.family = &family, .layers = 2});
+    ExpectSameModel(scratch / "tiny.gguf", kRandomDistance);
+  }
 }
 
 // Decodes greedily from `parent`'s rows, each selector for itself, and crosses a seal.

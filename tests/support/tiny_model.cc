@@ -56,6 +56,11 @@ std::vector<Tensor> Tensors(const TinyModelOptions& o) {
     tensors.push_back({p + "attn_q.weight", q, o.hidden, 3 * in});
     tensors.push_back({p + "attn_k.weight", kv, o.hidden, 3 * in});
     tensors.push_back({p + "attn_v.weight", kv, o.hidden, in});
+    if (o.family->qkv_bias) {
+      tensors.push_back({p + "attn_q.bias", 1, q, 1.0f});
+      tensors.push_back({p + "attn_k.bias", 1, kv, 1.0f});
+      tensors.push_back({p + "attn_v.bias", 1, kv, 1.0f});
+    }
     tensors.push_back({p + "attn_output.weight", o.hidden, q, in});
     tensors.push_back({p + "ffn_norm.weight", 1, o.hidden, 0.0f});
     tensors.push_back({p + "ffn_gate.weight", o.ffn_hidden, o.hidden, in});
@@ -117,7 +122,8 @@ constexpr uint64_t kTokenizerKeys = 10;
 
 void PutHyperparameters(const TinyModelOptions& o, GgufBytes& out) {
   out.Key("general.architecture", kString);
-  out.PutString("llama");
+  const std::string family(o.family->gguf);
+  out.PutString(family);
   out.Key("general.name", kString);
   out.PutString("tiny");
   const std::vector<std::pair<std::string, int64_t>> ints = {
@@ -126,12 +132,12 @@ void PutHyperparameters(const TinyModelOptions& o, GgufBytes& out) {
       {"attention.head_count", o.q_heads}, {"attention.head_count_kv", o.kv_heads},
       {"rope.dimension_count", o.hidden / o.q_heads}, {"vocab_size", kTinyVocab}};
   for (const auto& [name, value] : ints) {
-    out.Key("llama." + name, kUint32);
+    out.Key(family + "." + name, kUint32);
     out.Put<uint32_t>(static_cast<uint32_t>(value));
   }
-  out.Key("llama.rope.freq_base", kFloat32);
+  out.Key(family + ".rope.freq_base", kFloat32);
   out.Put<float>(10000.0f);
-  out.Key("llama.attention.layer_norm_rms_epsilon", kFloat32);
+  out.Key(family + ".attention.layer_norm_rms_epsilon", kFloat32);
   out.Put<float>(1e-5f);
 }
 constexpr uint64_t kHyperparameterKeys = 12;

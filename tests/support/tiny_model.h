@@ -1,4 +1,4 @@
-// A Llama of random weights in a real GGUF file: small enough for sanitizers, real enough to go
+// A model of random weights in a real GGUF file: small enough for sanitizers, real enough to go
 // through every parser, kernel and process. Its tokenizer knows single bytes and a few merges, its
 // template is ChatML.
 #pragma once
@@ -6,9 +6,12 @@
 #include <cstdint>
 #include <filesystem>
 
+#include "common/model_file/model_family.h"
+
 namespace tailor {
 
 struct TinyModelOptions {
+  const ModelFamily* family = &kModelFamilies[0];  // Llama
   int32_t layers = 4;
   int32_t hidden = 256;
   int32_t q_heads = 4;

@@ -1,11 +1,13 @@
-// The forward pass against PyTorch + transformers on the same GGUF (tests/golden/logits/README.md).
-// Needs the model file: TAILOR_TEST_MODEL.
+// The forward pass against other ones on the same GGUF: PyTorch + transformers for the default
+// model (tests/golden/logits/README.md), NumPy for a Qwen2.5 (tests/golden/qwen_logits/README.md).
+// Needs the model files: TAILOR_TEST_MODEL, TAILOR_TEST_QWEN_MODEL.
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -24,47 +26,58 @@ constexpr size_t kLongestPrompt = 200;
 constexpr size_t kLongestPrompt = 5000;
 #endif
 
-class LogitsGoldenTest : public ::testing::Test {
+struct Golden {
+  const char* model_variable;
+  const char* folder;  // of tests/golden
+};
+const Golden kGoldens[] = {{"TAILOR_TEST_MODEL", "logits"},
+                           {"TAILOR_TEST_QWEN_MODEL", "qwen_logits"}};
+
+class LogitsGoldenTest : public ::testing::TestWithParam<Golden> {
  protected:
-  static void SetUpTestSuite() {
-    const char* path = std::getenv("TAILOR_TEST_MODEL");
-    if (path == nullptr) return;
-    std::ifstream golden(std::string(TAILOR_SOURCE_DIR) + "/tests/golden/logits/golden.json");
-    golden_ = new json(json::parse(golden));
+  void SetUp() override {
+    const char* path = std::getenv(GetParam().model_variable);
+    if (path == nullptr) GTEST_SKIP() << GetParam().model_variable << " does not name a model";
+    std::ifstream golden(Folder() + "golden.json");
+    golden_ = json::parse(golden);
     auto bench = MeasuredModel::Load(
         path, "", {.threads = 0, .context_tokens = 4200, .arena_bytes = int64_t{512} << 20});
     ASSERT_TRUE(bench.ok()) << bench.status();
-    bench_ = bench->release();
-  }
-  static void TearDownTestSuite() {
-    delete bench_;
-    delete golden_;
-    bench_ = nullptr;
-    golden_ = nullptr;
-  }
-  void SetUp() override {
-    if (bench_ == nullptr) GTEST_SKIP() << "TAILOR_TEST_MODEL does not name the default model";
-    if (bench_->model.shape.vocab != (*golden_)["model"]["vocab"].get<int>()) {
-      GTEST_SKIP() << "TAILOR_TEST_MODEL is another model than the goldens'";
+    bench_ = *std::move(bench);
+    if (bench_->model.shape.vocab != golden_["model"]["vocab"].get<int>()) {
+      GTEST_SKIP() << GetParam().model_variable << " is another model than the goldens'";
     }
   }
 
-  static std::vector<float> LastLogits(int row) {
-    const int vocab = (*golden_)["model"]["vocab"].get<int>();
+  static std::string Folder() {
+    return std::string(TAILOR_SOURCE_DIR) + "/tests/golden/" + GetParam().folder + "/";
+  }
+
+  // The reference's logits at the last position: all, or every `stride`th.
+  std::vector<float> LastLogits(const json& prompt, size_t* stride) const {
+    *stride = 61;
+    if (prompt.contains("last_every_61st")) return prompt["last_every_61st"];
+    *stride = 1;
+    const int64_t vocab = golden_["model"]["vocab"], row = prompt["last_logits_row"];
     std::vector<float> logits(vocab);
-    std::ifstream file(std::string(TAILOR_SOURCE_DIR) + "/tests/golden/logits/last_logits.bin",
-                       std::ios::binary);
-    file.seekg(static_cast<std::streamoff>(row) * vocab * 4);
-    file.read(reinterpret_cast<char*>(logits.data()), int64_t{vocab} * 4);
+    std::ifstream file(Folder() + "last_logits.bin", std::ios::binary);
+    file.seekg(row * vocab * 4);
+    file.read(reinterpret_cast<char*>(logits.data()), vocab * 4);
     EXPECT_TRUE(file.good());
     return logits;
   }
 
-  static MeasuredModel* bench_;
-  static json* golden_;
+  std::unique_ptr<MeasuredModel> bench_;
+  json golden_;
 };
-MeasuredModel* LogitsGoldenTest::bench_ = nullptr;
-json* LogitsGoldenTest::golden_ = nullptr;
+INSTANTIATE_TEST_SUITE_P(Model, LogitsGoldenTest, ::testing::ValuesIn(kGoldens),
+                         [](const auto& info) { return std::string(info.param.folder); });
+
+std::vector<float> Every(size_t stride, std::span<const float> all) {
+  std::vector<float> some;
+  for (size_t i = 0; i < all.size(); i += stride) some.push_back(all[i]);
+  return some;
+}
 
 double Cosine(std::span<const float> a, std::span<const float> b) {
   double dot = 0, aa = 0, bb = 0;
@@ -91,8 +104,8 @@ void ExpectSampled(const json& sampled, std::span<const float> logits) {
       << "position " << sampled["position"];
 }
 
-TEST_F(LogitsGoldenTest, PrefillGivesTheReferencesLogitsOnEveryPrompt) {
-  for (const json& prompt : (*golden_)["prompts"]) {
+TEST_P(LogitsGoldenTest, PrefillGivesTheReferencesLogitsOnEveryPrompt) {
+  for (const json& prompt : golden_["prompts"]) {
     const std::string name = prompt["name"].get<std::string>();
     const auto ids = prompt["ids"].get<std::vector<TokenId>>();
     if (ids.size() > kLongestPrompt) continue;
@@ -105,8 +118,9 @@ TEST_F(LogitsGoldenTest, PrefillGivesTheReferencesLogitsOnEveryPrompt) {
       ExpectSampled(sampled, bench_->logits());
     }
     ASSERT_EQ((*cache)->tokens(), static_cast<int64_t>(ids.size()));
-    const double cosine =
-        Cosine(bench_->logits(), LastLogits(prompt["last_logits_row"].get<int>()));
+    size_t stride = 0;
+    const std::vector<float> want = LastLogits(prompt, &stride);
+    const double cosine = Cosine(Every(stride, bench_->logits()), want);
     EXPECT_GE(cosine, 0.9999) << name;
     RecordProperty("one_minus_cosine_" + name, std::to_string(1 - cosine));
     std::printf("%s: 1 - cosine = %.2e\n", name.c_str(), 1 - cosine);
@@ -114,9 +128,9 @@ TEST_F(LogitsGoldenTest, PrefillGivesTheReferencesLogitsOnEveryPrompt) {
   }
 }
 
-TEST_F(LogitsGoldenTest, GreedyTokensAreTheReferencesWhereTheMarginAllows) {
+TEST_P(LogitsGoldenTest, GreedyTokensAreTheReferencesWhereTheMarginAllows) {
   constexpr double kSafeMargin = 0.25;  // far above what rounding KV rows to bf16 moves a logit
-  for (const json& prompt : (*golden_)["prompts"]) {
+  for (const json& prompt : golden_["prompts"]) {
     const auto ids = prompt["ids"].get<std::vector<TokenId>>();
     if (ids.size() > kLongestPrompt) continue;
     const auto want = prompt["greedy"]["ids"].get<std::vector<TokenId>>();

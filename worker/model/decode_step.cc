@@ -1,11 +1,12 @@
 #include "worker/model/decode_step.h"
 
 #include "common/status.h"
+#include "worker/model/project.h"
 
 namespace tailor {
 namespace {
 
-// q of layer `layer + 1` guessed from layer `layer`'s input: RoPE(Wq norm(x)). ALGORITHM §3.2.
+// q of layer `layer + 1` guessed from layer `layer`'s input: RoPE(Wq norm(x) + bq). ALGORITHM §3.2.
 absl::Status PostPredicted(const LlamaModel& model, const LayerPolicy& policy, int32_t layer,
                            int32_t position, SequenceCache& cache, StepBuffers& b) {
   const int32_t next = layer + 1;
@@ -14,8 +15,7 @@ absl::Status PostPredicted(const LlamaModel& model, const LayerPolicy& policy, i
   const std::vector<LlamaLayer>& layers = model.weights.layers;
   model.ops->RmsNorm(b.x.Rows(0, 1), layers[norm].attn_norm, model.shape.rms_eps,
                      b.x_norm.Rows(0, 1));
-  model.ops->MatMul(b.x_norm.Rows(0, 1), layers[next].wq, b.q_next);
-  model.ops->Rope(std::span(&position, 1), model.rope, b.q_next);
+  ProjectQ(model, layers[next], std::span(&position, 1), b.x_norm.Rows(0, 1), b.q_next);
   return cache.PostFetch(next, b.q_next.row(0));
 }
 
@@ -40,9 +40,7 @@ absl::Status DecodeStep(const LlamaModel& model, const LayerPolicy& policy, Toke
       TS_RETURN_IF_ERROR(PostPredicted(model, policy, layer, position, cache, b));
     }
     ops.RmsNorm(x, w.attn_norm, m.rms_eps, x_norm);
-    ops.ProjectQkv(x_norm, w.wq, w.wk, w.wv, q, k, v);
-    ops.Rope(std::span(&position, 1), model.rope, q);
-    ops.Rope(std::span(&position, 1), model.rope, k);
+    ProjectQkv(model, w, std::span(&position, 1), x_norm, q, k, v);
     // Layer 0 has no layer before it: its own query is there in time.
     if (cache.Fetches(layer) && (!predicted || layer == 0)) {
       TS_RETURN_IF_ERROR(cache.PostFetch(layer, q.row(0)));

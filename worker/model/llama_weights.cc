@@ -18,6 +18,14 @@ absl::StatusOr<Weight> Load(const ModelFile& file, Backend* ops, const std::stri
   return weight;
 }
 
+absl::Status LoadBiases(const ModelFile& file, Backend* ops, const std::string& prefix,
+                        LlamaLayer& w) {
+  TS_ASSIGN_OR_RETURN(w.bq, Load(file, ops, prefix + "attn_q.bias"));
+  TS_ASSIGN_OR_RETURN(w.bk, Load(file, ops, prefix + "attn_k.bias"));
+  TS_ASSIGN_OR_RETURN(w.bv, Load(file, ops, prefix + "attn_v.bias"));
+  return absl::OkStatus();
+}
+
 absl::StatusOr<LlamaLayer> LoadLayer(const ModelFile& file, Backend* ops, int layer) {
   const std::string prefix = absl::StrCat("blk.", layer, ".");
   LlamaLayer w;
@@ -30,6 +38,7 @@ absl::StatusOr<LlamaLayer> LoadLayer(const ModelFile& file, Backend* ops, int la
   TS_ASSIGN_OR_RETURN(w.gate, Load(file, ops, prefix + "ffn_gate.weight"));
   TS_ASSIGN_OR_RETURN(w.up, Load(file, ops, prefix + "ffn_up.weight"));
   TS_ASSIGN_OR_RETURN(w.down, Load(file, ops, prefix + "ffn_down.weight"));
+  if (file.hyperparameters().qkv_bias) TS_RETURN_IF_ERROR(LoadBiases(file, ops, prefix, w));
   return w;
 }
 
@@ -38,14 +47,15 @@ int64_t TotalBytes(const LlamaWeights& w) {
   std::set<const WeightStorage*> seen;
   int64_t bytes = 0;
   const auto add = [&](const Weight& weight) {
+    if (weight.storage == nullptr) return;  // a bias this family has not
     if (seen.insert(weight.storage.get()).second) bytes += weight.storage->bytes();
   };
   add(w.embedding);
   add(w.final_norm);
   add(w.lm_head);
   for (const LlamaLayer& l : w.layers) {
-    for (const Weight* weight : {&l.attn_norm, &l.wq, &l.wk, &l.wv, &l.wo, &l.ffn_norm, &l.gate,
-                                 &l.up, &l.down}) {
+    for (const Weight* weight : {&l.attn_norm, &l.wq, &l.wk, &l.wv, &l.bq, &l.bk, &l.bv, &l.wo,
+                                 &l.ffn_norm, &l.gate, &l.up, &l.down}) {
       add(*weight);
     }
   }

@@ -1,4 +1,4 @@
-// The weights of a Llama-architecture model on a backend, by role.
+// The weights of a model of Llama's kind on a backend, by role.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +14,7 @@ struct LlamaLayer {
   Weight attn_norm;           // [1][hidden]
   Weight wq;                  // [q_heads * head_dim][hidden]
   Weight wk, wv;              // [kv_heads * head_dim][hidden]
+  Weight bq, bk, bv;          // [1][rows of wq, wk, wv]; only where shape.qkv_bias
   Weight wo;                  // [hidden][q_heads * head_dim]
   Weight ffn_norm;            // [1][hidden]
   Weight gate, up;            // [ffn_hidden][hidden]

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "common/status.h"
+#include "worker/model/project.h"
 
 namespace tailor {
 
@@ -54,9 +55,7 @@ void Prefill::RunLayer(const LlamaLayer& w, int64_t first, int64_t count, StepBu
              attn_out = b.attn_out.Rows(0, count), ffn = b.ffn.Rows(0, count);
   const std::span<const int32_t> positions(positions_.data() + first, count);
   ops.RmsNorm(x, w.attn_norm, model_.shape.rms_eps, x_norm);
-  ops.ProjectQkv(x_norm, w.wq, w.wk, w.wv, q, k, v);
-  ops.Rope(positions, model_.rope, q);
-  ops.Rope(positions, model_.rope, k);
+  ProjectQkv(model_, w, positions, x_norm, q, k, v);
   WriteRows(first, k, v, b);
   ops.Attend({.q = q,
               .segments = cache_.StoreSegments(layer_, past_ + first + count),
@@ -77,12 +76,10 @@ void Prefill::RunLastLayer(const LlamaLayer& w, int64_t first, int64_t count, St
     RunLayer(w, first + count - 1, 1, b);
     return;
   }
-  Backend& ops = *model_.ops;
+  const std::span<const int32_t> positions(positions_.data() + first, count);
   const auto x_norm = b.x_norm.Rows(0, count), k = b.k.Rows(0, count), v = b.v.Rows(0, count);
-  ops.RmsNorm(x_.Rows(first, count), w.attn_norm, model_.shape.rms_eps, x_norm);
-  ops.MatMul(x_norm, w.wk, k);
-  ops.MatMul(x_norm, w.wv, v);
-  ops.Rope(std::span<const int32_t>(positions_.data() + first, count), model_.rope, k);
+  model_.ops->RmsNorm(x_.Rows(first, count), w.attn_norm, model_.shape.rms_eps, x_norm);
+  ProjectKv(model_, w, positions, x_norm, k, v);
   WriteRows(first, k, v, b);
 }
 

@@ -131,6 +131,8 @@ class Backend {
   // out = silu(x Wg^T) * (x Wu^T),  silu(a) = a / (1 + e^-a)
   virtual void SwiGlu(MatrixView<const float> x, const Weight& gate, const Weight& up,
                       MatrixView<float> out) = 0;
+  // x += bias, in every row.                              x: [rows][n], bias: [1][n]
+  virtual void AddBias(const Weight& bias, MatrixView<float> x) = 0;
   // Rotates each head_dim slice of each row of x in place; row i is at positions[i].
   virtual void Rope(std::span<const int32_t> positions, const RopeTable& table,
                     MatrixView<float> x) = 0;

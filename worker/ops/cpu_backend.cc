@@ -84,11 +84,10 @@ class CpuBackend final : public Backend {
 
   void RmsNorm(MatrixView<const float> x, const Weight& gain, float eps,
                MatrixView<float> out) override {
-    gain_.resize(gain.cols);
-    static_cast<const PackedWeight&>(*gain.storage).Row(0, gain_.data());
+    const float* gains = Vector(gain);
     const auto rows = [&](int64_t first, int64_t last) {
       for (int64_t r = first; r < last; ++r) {
-        kernels_.rms_norm(x.row(r).data(), gain_.data(), eps, x.cols, out.row(r).data());
+        kernels_.rms_norm(x.row(r).data(), gains, eps, x.cols, out.row(r).data());
       }
     };
     x.rows == 1 ? rows(0, 1) : pool_.ParallelFor(x.rows, rows);
@@ -112,6 +111,17 @@ class CpuBackend final : public Backend {
   void SwiGlu(MatrixView<const float> x, const Weight& gate, const Weight& up,
               MatrixView<float> out) override {
     linear_.RunGated(x, gate, up, out);
+  }
+
+  void AddBias(const Weight& bias, MatrixView<float> x) override {
+    const float* values = Vector(bias);
+    const auto rows = [&](int64_t first, int64_t last) {
+      for (int64_t r = first; r < last; ++r) {
+        float* row = x.row(r).data();
+        for (int64_t c = 0; c < x.cols; ++c) row[c] += values[c];
+      }
+    };
+    x.rows == 1 ? rows(0, 1) : pool_.ParallelFor(x.rows, rows);
   }
 
   void Rope(std::span<const int32_t> positions, const RopeTable& table,
@@ -170,6 +180,13 @@ class CpuBackend final : public Backend {
   }
 
  private:
+  // The values of a weight of one row, valid until the next call.
+  const float* Vector(const Weight& weight) {
+    vector_.resize(weight.cols);
+    static_cast<const PackedWeight&>(*weight.storage).Row(0, vector_.data());
+    return vector_.data();
+  }
+
   const int64_t limit_bytes_;
   int64_t allocated_bytes_ = 0;
   const bool rings_doorbell_;
@@ -178,7 +195,7 @@ class CpuBackend final : public Backend {
   ThreadPool pool_;
   CpuLinear linear_;
   CpuAttention attention_;
-  std::vector<float> gain_;
+  std::vector<float> vector_;
 };
 
 int UsableCores() {

@@ -16,6 +16,27 @@ uint16_t Read16(const std::byte* bytes) {
   return value;
 }
 
+double Q4KValue(const std::byte* block, int64_t i) {
+  const auto* s = reinterpret_cast<const uint8_t*>(block) + 4;
+  const int64_t j = i / 32;
+  const int scale = j < 4 ? s[j] & 63 : (s[j + 4] & 15) | (s[j - 4] >> 6 << 4);
+  const int min = j < 4 ? s[j + 4] & 63 : s[j + 4] >> 4 | (s[j] >> 6 << 4);
+  const int byte = s[12 + j / 2 * 32 + i % 32];
+  const int code = j % 2 == 0 ? byte & 15 : byte >> 4;
+  return double{HalfToFloat(Read16(block))} * scale * code -
+         double{HalfToFloat(Read16(block + 2))} * min;
+}
+
+double Q6KValue(const std::byte* block, int64_t i) {
+  const auto* low = reinterpret_cast<const uint8_t*>(block) + i / 128 * 64;
+  const auto* high = reinterpret_cast<const uint8_t*>(block) + 128 + i / 128 * 32;
+  const int64_t r = i % 128 / 32, c = i % 32;
+  const int low_bits = r < 2 ? low[r * 32 + c] & 15 : low[(r - 2) * 32 + c] >> 4;
+  const int code = low_bits | (high[c] >> (2 * r) & 3) << 4;
+  const auto scale = static_cast<int8_t>(block[192 + i / 16]);
+  return double{HalfToFloat(Read16(block + 208))} * scale * (code - 32);
+}
+
 // Value `i` of one block. In double d * q + m is exact: fp16 has 11 bits between 2^-24 and 2^16.
 double BlockValue(DType dtype, const std::byte* block, int64_t i) {
   if (dtype == DType::kF32) {
@@ -25,6 +46,8 @@ double BlockValue(DType dtype, const std::byte* block, int64_t i) {
   }
   if (dtype == DType::kF16) return HalfToFloat(Read16(block));
   if (dtype == DType::kBF16) return ToFloat(BFloat16{Read16(block)});
+  if (dtype == DType::kQ4_K) return Q4KValue(block, i);
+  if (dtype == DType::kQ6_K) return Q6KValue(block, i);
   const double d = HalfToFloat(Read16(block));
   if (dtype == DType::kQ8_0) return d * static_cast<int8_t>(block[2 + i]);
   const std::byte* nibbles = block + (dtype == DType::kQ4_1 ? 4 : 2);

@@ -5,16 +5,14 @@
 #include "common/bfloat16.h"
 #include "common/status.h"
 #include "worker/ops/half.h"
+#include "worker/ops/packed_k_quants.h"
 
 namespace tailor {
 namespace {
 
-// Bytes of one output's 32 inputs (block formats) or of one input, in the file.
+// Bytes of one output's block, in the file.
 int64_t FileBlockBytes(DType dtype) { return PackedBlockBytes(dtype) / kLanes; }
-
-int64_t FileRowBytes(DType dtype, int64_t cols) {
-  return FileBlockBytes(dtype) * (IsBlockFormat(dtype) ? cols / kBlockInputs : cols);
-}
+int64_t FileRowBytes(DType dtype, int64_t cols) { return PackedOffset(dtype, cols) / kLanes; }
 
 // Nibble of input k in a ggml 4-bit block's 16 bytes: inputs 0-15 are the low halves.
 uint8_t FileNibble(const uint8_t* quants, int k) {
@@ -30,6 +28,7 @@ void PackBlock(DType dtype, const std::byte* file, int lane, std::byte* packed) 
     std::memcpy(target + lane * size, source, size);
     return;
   }
+  if (IsKFormat(dtype)) return PackKBlock(dtype, file, lane, packed);
   const int headers = dtype == DType::kQ4_1 ? 2 : 1;
   for (int h = 0; h < headers; ++h) {
     std::memcpy(target + (h * kLanes + lane) * 2, source + h * 2, 2);
@@ -56,9 +55,9 @@ T ReadAt(const std::byte* bytes, int64_t index) {
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const PackedWeight>> PackedWeight::Pack(const TensorView& tensor) {
-  if (IsBlockFormat(tensor.dtype) && tensor.cols % kBlockInputs != 0) {
+  if (const int64_t block = PackedBlockInputs(tensor.dtype); tensor.cols % block != 0) {
     return absl::InvalidArgumentError(
-        absl::StrCat("weight has ", tensor.cols, " columns, blocks need a multiple of 32"));
+        absl::StrCat("weight has ", tensor.cols, " columns, blocks need a multiple of ", block));
   }
   const int64_t row_bytes = FileRowBytes(tensor.dtype, tensor.cols);
   if (static_cast<int64_t>(tensor.bytes.size()) != row_bytes * tensor.rows) {
@@ -86,32 +85,27 @@ absl::StatusOr<std::shared_ptr<const PackedWeight>> PackedWeight::Pack(const Ten
 }
 
 void PackedWeight::Row(int64_t row, float* out) const {
-  const std::byte* group = bytes_.data() + row / kLanes * PackedOffset(dtype_, cols_);
+  const std::byte* block = bytes_.data() + row / kLanes * PackedOffset(dtype_, cols_);
   const int lane = static_cast<int>(row % kLanes);
-  for (int64_t k = 0; k < cols_; ++k) {
-    if (dtype_ == DType::kF32) {
-      out[k] = ReadAt<float>(group, k * kLanes + lane);
-    } else if (dtype_ == DType::kF16) {
-      out[k] = HalfToFloat(ReadAt<uint16_t>(group, k * kLanes + lane));
-    } else if (dtype_ == DType::kBF16) {
-      out[k] = ToFloat(ReadAt<BFloat16>(group, k * kLanes + lane));
-    } else {
-      const std::byte* block = group + k / kBlockInputs * PackedBlockBytes(dtype_);
-      const int64_t within = k % kBlockInputs;
-      const float d = HalfToFloat(ReadAt<uint16_t>(block, lane));
-      if (dtype_ == DType::kQ8_0) {
-        out[k] = static_cast<float>(
-                     ReadAt<int8_t>(block + 2 * kLanes, within * kLanes + lane)) * d;
-        continue;
-      }
-      const bool has_min = dtype_ == DType::kQ4_1;
-      const float m = has_min ? HalfToFloat(ReadAt<uint16_t>(block, kLanes + lane)) : -8.0f * d;
-      const auto byte = ReadAt<uint8_t>(block + (has_min ? 4 : 2) * kLanes,
-                                        within / 2 * kLanes + lane);
-      const auto code = static_cast<float>(within % 2 == 0 ? byte & 15 : byte >> 4);
-      out[k] = code * d + m;
-    }
+  const int64_t per_block = PackedBlockInputs(dtype_);
+  for (int64_t k = 0; k < cols_; k += per_block, block += PackedBlockBytes(dtype_)) {
+    for (int64_t i = 0; i < per_block; ++i) out[k + i] = Value(block, lane, i);
   }
+}
+
+float PackedWeight::Value(const std::byte* block, int lane, int64_t within) const {
+  if (dtype_ == DType::kF32) return ReadAt<float>(block, lane);
+  if (dtype_ == DType::kF16) return HalfToFloat(ReadAt<uint16_t>(block, lane));
+  if (dtype_ == DType::kBF16) return ToFloat(ReadAt<BFloat16>(block, lane));
+  if (IsKFormat(dtype_)) return PackedKValue(dtype_, block, lane, within);
+  const float d = HalfToFloat(ReadAt<uint16_t>(block, lane));
+  if (dtype_ == DType::kQ8_0) {
+    return static_cast<float>(ReadAt<int8_t>(block + 2 * kLanes, within * kLanes + lane)) * d;
+  }
+  const bool has_min = dtype_ == DType::kQ4_1;
+  const float m = has_min ? HalfToFloat(ReadAt<uint16_t>(block, kLanes + lane)) : -8.0f * d;
+  const auto byte = ReadAt<uint8_t>(block + (has_min ? 4 : 2) * kLanes, within / 2 * kLanes + lane);
+  return static_cast<float>(within % 2 == 0 ? byte & 15 : byte >> 4) * d + m;
 }
 
 }  // namespace tailor

@@ -1,12 +1,17 @@
-// Weights as the CPU kernels read them: 16 outputs interleaved, so that one vector holds one input's
-// weights of 16 outputs. The same bytes as in the file, reordered:
+// Weights as the CPU kernels read them: 16 outputs interleaved, so that one vector holds one
+// input's weights of 16 outputs. The same bytes as in the file, reordered:
 //
 //   group   16 consecutive outputs (the last one padded with zeros)
 //   F32, F16, BF16   [cols][16]
 //   Q8_0    per 32 inputs: d [16] fp16, then int8 [32][16]              w = d * q
 //   Q4_0    per 32 inputs: d [16] fp16, then nibbles [16][16]           w = d * (q - 8)
 //   Q4_1    per 32 inputs: d [16], m [16] fp16, then nibbles [16][16]   w = d * q + m
+//   Q4_K    per 256 inputs: d [16], dmin [16] fp16, the 12 bytes of scales [12][16], then per 32
+//           inputs nibbles [16][16]                             w = d * scale * q - dmin * min
+//   Q6_K    per 256 inputs: d [16] fp16, scales [16][16] int8, then per 32 inputs 4 low
+//           bits as nibbles [16][16], 2 high bits as quarters [8][16]     w = d * scale * (q - 32)
 //   nibbles: byte [pair][output], low half = input 2 * pair, high half = input 2 * pair + 1
+//   quarters: byte [four][output], bits 2 i and 2 i + 1 = input 4 * four + i
 //
 // Source of the block formats: the GGUF quantization formats of ggml.
 #pragma once
@@ -21,13 +26,21 @@
 
 namespace tailor {
 
-inline constexpr int64_t kBlockInputs = 32;
+inline constexpr int64_t kBlockInputs = 32;  // of Q8_0, Q4_0, Q4_1; of one step of all kernels
+inline constexpr int64_t kSuperBlockInputs = 256;  // of the K formats
 
+constexpr bool IsKFormat(DType dtype) { return dtype == DType::kQ4_K || dtype == DType::kQ6_K; }
 constexpr bool IsBlockFormat(DType dtype) {
-  return dtype == DType::kQ8_0 || dtype == DType::kQ4_0 || dtype == DType::kQ4_1;
+  return dtype == DType::kQ8_0 || dtype == DType::kQ4_0 || dtype == DType::kQ4_1 ||
+         IsKFormat(dtype);
 }
 
-// Bytes of one group's 32 inputs (block formats) or of one input (the others).
+// Inputs of one block; 1 in the plain formats.
+constexpr int64_t PackedBlockInputs(DType dtype) {
+  return IsKFormat(dtype) ? kSuperBlockInputs : IsBlockFormat(dtype) ? kBlockInputs : 1;
+}
+
+// Bytes of one group's block.
 constexpr int64_t PackedBlockBytes(DType dtype) {
   switch (dtype) {
     case DType::kF32: return kLanes * 4;
@@ -36,13 +49,30 @@ constexpr int64_t PackedBlockBytes(DType dtype) {
     case DType::kQ8_0: return kLanes * (2 + 32);
     case DType::kQ4_0: return kLanes * (2 + 16);
     case DType::kQ4_1: return kLanes * (4 + 16);
+    case DType::kQ4_K:
+      return kLanes * (4 + 12 + 128);
+    case DType::kQ6_K:
+      return kLanes * (2 + 16 + 128 + 64);
   }
   return 0;
 }
 
-// Where input k of a group begins; k a multiple of 32 in block formats.
+// Inside a block of a K format, whose codes come in steps of 32 inputs.
+struct PackedQ4K {
+  static constexpr int64_t kMin = 2 * kLanes, kScales = 4 * kLanes, kCodes = 16 * kLanes,
+                           kStepBytes = 16 * kLanes;
+};
+struct PackedQ6K {
+  static constexpr int64_t kScales = 2 * kLanes, kCodes = 18 * kLanes, kStepBytes = 24 * kLanes,
+                           kHighInStep = 16 * kLanes;
+};
+
+// Where the block of input k begins in a group.
 constexpr int64_t PackedOffset(DType dtype, int64_t k) {
-  return PackedBlockBytes(dtype) * (IsBlockFormat(dtype) ? k / kBlockInputs : k);
+  const int64_t block = IsKFormat(dtype)       ? k / kSuperBlockInputs
+                        : IsBlockFormat(dtype) ? k / kBlockInputs
+                                               : k;
+  return block * PackedBlockBytes(dtype);
 }
 
 class PackedWeight final : public WeightStorage {
@@ -59,6 +89,8 @@ class PackedWeight final : public WeightStorage {
   void Row(int64_t row, float* out) const;
 
  private:
+  float Value(const std::byte* block, int lane, int64_t within) const;
+
   DType dtype_ = DType::kF32;
   int64_t cols_ = 0, groups_ = 0;
   std::vector<std::byte> bytes_;

@@ -1,4 +1,4 @@
-// The references that work token by token: RmsNormRef, RopeRef, WriteRowsRef.
+// The references that work token by token: RmsNormRef, AddBiasRef, RopeRef, WriteRowsRef.
 #include <cmath>
 #include <numbers>
 
@@ -30,6 +30,12 @@ void RmsNormRef(MatrixView<const float> x, std::span<const float> gain, float ep
     for (const float value : x.row(r)) squares += static_cast<double>(value) * value;
     const double rms = std::sqrt(squares / static_cast<double>(x.cols) + eps);
     for (int64_t c = 0; c < x.cols; ++c) out(r, c) = static_cast<float>(x(r, c) / rms * gain[c]);
+  }
+}
+
+void AddBiasRef(std::span<const float> bias, MatrixView<float> x) {
+  for (int64_t r = 0; r < x.rows; ++r) {
+    for (int64_t c = 0; c < x.cols; ++c) x(r, c) += bias[c];
   }
 }
 

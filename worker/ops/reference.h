@@ -23,6 +23,14 @@ namespace tailor {
 //   Q4_0  fp16 d, nibbles q[32]                   w = d * (q - 8)
 //   Q4_1  fp16 d, fp16 m, nibbles q[32]           w = d * q + m
 //   nibbles: 16 bytes, q[i] the low half of byte i, q[i + 16] the high half
+// and blocks of 256, in which values 32 j to 32 j + 31 are sub-block j:
+//   Q4_K  fp16 d, fp16 dmin, s[12], nibbles q[256]   w = d * scale_j * q - dmin * min_j
+//         scale_j, min_j: 6 bits; for j < 4 the low ones of s[j] and s[j + 4]; for j >= 4 the low
+//         and the high half of s[j + 4] below the two high bits of s[j - 4] and of s[j]
+//         nibbles: 32 bytes for sub-blocks 2 i (low halves) and 2 i + 1 (high halves)
+//   Q6_K  low[128], high[64], int8 s[16], fp16 d     w = d * s[i / 16] * (q[i] - 32)
+//         of each 128 values q[32 r + c]: 4 low bits in half r / 2 of low[32 (r % 2) + c], 2 high
+//         bits at 2 r in high[c]
 // TS_CHECKs that the bytes fit the shape. Source: the GGUF quantization formats of ggml.
 std::vector<float> DequantizeRef(const TensorView& weight);
 
@@ -33,6 +41,9 @@ void EmbedRef(std::span<const TokenId> tokens, MatrixView<const float> embedding
 // out = x / sqrt(mean(x^2) + eps) * gain            x, out: [rows][hidden]; gain: [hidden]
 void RmsNormRef(MatrixView<const float> x, std::span<const float> gain, float eps,
                 MatrixView<float> out);
+
+// x += bias, in every row                           x: [rows][n]; bias: [n]
+void AddBiasRef(std::span<const float> bias, MatrixView<float> x);
 
 // out = x w^T, and out += x w^T             x: [rows][cols], w: [outputs][cols], out:
 // [rows][outputs]

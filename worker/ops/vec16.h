@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -63,6 +64,8 @@ inline void LoadNibbles(const uint8_t* p, Vec16* low, Vec16* high) {
   low->v = _mm512_cvtepi32_ps(_mm512_and_si512(bytes, _mm512_set1_epi32(15)));
   high->v = _mm512_cvtepi32_ps(_mm512_srli_epi32(bytes, 4));
 }
+
+inline Vec16 ToFloat(__m128i bytes) { return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))}; }
 
 #elif defined(__AVX2__)
 
@@ -132,6 +135,11 @@ inline void LoadNibbles(const uint8_t* p, Vec16* low, Vec16* high) {
   high->b = _mm256_cvtepi32_ps(_mm256_srli_epi32(second, 4));
 }
 
+inline Vec16 ToFloat(__m128i bytes) {
+  return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)),
+          _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)))};
+}
+
 #else
 
 struct Vec16 {
@@ -187,7 +195,49 @@ inline void LoadNibbles(const uint8_t* p, Vec16* low, Vec16* high) {
   *low = Map([p](int i) { return static_cast<float>(p[i] & 15); });
   *high = Map([p](int i) { return static_cast<float>(p[i] >> 4); });
 }
+struct Bytes16 {
+  uint8_t v[16];
+};
+inline Vec16 ToFloat(Bytes16 bytes) {
+  return Map([&](int i) { return static_cast<float>(bytes.v[i]); });
+}
 
+#endif
+
+// Sixteen bytes: codes of 16 outputs before they become floats.
+#if defined(__AVX2__)
+using Bytes16 = __m128i;
+inline Bytes16 LoadBytes(const std::byte* p) {
+  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+}
+inline Bytes16 Or(Bytes16 a, Bytes16 b) { return _mm_or_si128(a, b); }
+// Of each byte, bits [kFrom, kFrom + kBits) at kTo, zeros elsewhere. The shift is of pairs of
+// bytes: the mask takes away what came from the other one.
+template <int kFrom, int kBits, int kTo>
+inline Bytes16 Move(Bytes16 a) {
+  if constexpr (kFrom > kTo) a = _mm_srli_epi16(a, kFrom - kTo);
+  if constexpr (kFrom < kTo) a = _mm_slli_epi16(a, kTo - kFrom);
+  return _mm_and_si128(a, _mm_set1_epi8(static_cast<char>(((1 << kBits) - 1) << kTo)));
+}
+#else
+template <typename F>
+inline Bytes16 MapBytes(F f) {
+  Bytes16 out;
+  for (int i = 0; i < 16; ++i) out.v[i] = static_cast<uint8_t>(f(i));
+  return out;
+}
+inline Bytes16 LoadBytes(const std::byte* p) {
+  Bytes16 out;
+  std::memcpy(out.v, p, sizeof(out.v));
+  return out;
+}
+inline Bytes16 Or(Bytes16 a, Bytes16 b) {
+  return MapBytes([&](int i) { return a.v[i] | b.v[i]; });
+}
+template <int kFrom, int kBits, int kTo>
+inline Bytes16 Move(Bytes16 a) {
+  return MapBytes([&](int i) { return (a.v[i] >> kFrom & ((1 << kBits) - 1)) << kTo; });
+}
 #endif
 
 // e^x within 2 ulp for x in [-87, 88]; below that less than 2^-125, above 89 infinity. Source:

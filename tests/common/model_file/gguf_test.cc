@@ -201,9 +201,9 @@ TEST(Gguf, UnknownTypesAreUnimplementedByNumber) {
   file.keys = {GgufKey("nested", 9, GgufArray(9, 1, GgufArray(5, 1, Raw<int32_t>(1))))};
   EXPECT_THAT(ErrorOf(file, absl::StatusCode::kUnimplemented), HasSubstr("nested"));
   file = Sample();
-  file.tensors[0].type = 14;
+  file.tensors[0].type = 13;
   EXPECT_THAT(ErrorOf(file, absl::StatusCode::kUnimplemented),
-              AllOf(HasSubstr("tensor matrix"), HasSubstr("14 (Q6_K)"), HasSubstr("Q4_1")));
+              AllOf(HasSubstr("tensor matrix"), HasSubstr("13 (Q5_K)"), HasSubstr("Q4_1")));
   file.tensors[0].type = 1000;
   EXPECT_THAT(ErrorOf(file, absl::StatusCode::kUnimplemented), HasSubstr("1000 (unknown)"));
 }

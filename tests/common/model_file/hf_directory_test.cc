@@ -45,7 +45,13 @@ class HfDirectoryTest : public testing::Test {
   const std::filesystem::path directory_ = scratch_ / "small";
 };
 
-TEST_F(HfDirectoryTest, EqualsTheGgufOfTheSameWeights) {
+class HfDirectoryFamilyTest : public HfDirectoryTest, public testing::WithParamInterface<bool> {};
+INSTANTIATE_TEST_SUITE_P(Family, HfDirectoryFamilyTest, testing::Values(false, true),
+                         [](const auto& info) { return info.param ? "Qwen2" : "Llama"; });
+
+TEST_P(HfDirectoryFamilyTest, EqualsTheGgufOfTheSameWeights) {
+  if (GetParam()) model_ = MakeSmallQwen2();
+  WriteHfDirectory(model_, directory_);
   WriteFile(scratch_ / "small.gguf", GgufOf(model_));
   const auto hf = Open();
   const auto gguf = ModelFile::Open(scratch_ / "small.gguf");
@@ -54,10 +60,10 @@ TEST_F(HfDirectoryTest, EqualsTheGgufOfTheSameWeights) {
   const auto &a = hf->hyperparameters(), &b = (*gguf)->hyperparameters();
   EXPECT_EQ(std::tie(a.layers, a.hidden, a.q_heads, a.kv_heads, a.head_dim, a.ffn_hidden, a.vocab),
             std::tie(b.layers, b.hidden, b.q_heads, b.kv_heads, b.head_dim, b.ffn_hidden, b.vocab));
-  EXPECT_EQ(std::tie(a.context_tokens, a.rope_theta, a.rms_eps, a.tied_embedding),
-            std::tie(b.context_tokens, b.rope_theta, b.rms_eps, b.tied_embedding));
+  EXPECT_EQ(std::tie(a.context_tokens, a.rope_theta, a.rms_eps, a.tied_embedding, a.qkv_bias),
+            std::tie(b.context_tokens, b.rope_theta, b.rms_eps, b.tied_embedding, b.qkv_bias));
   EXPECT_EQ(a.rope_layout, RopeLayout::kHalf);
-  EXPECT_EQ(b.rope_layout, RopeLayout::kInterleaved);
+  EXPECT_EQ(b.rope_layout, model_.family->gguf_rope_layout);
   EXPECT_EQ(hf->weight_bytes(), (*gguf)->weight_bytes());
   for (const auto& [name, tensor] : model_.tensors) {
     const auto x = hf->Tensor(name), y = (*gguf)->Tensor(name);
@@ -132,10 +138,12 @@ TEST_F(HfDirectoryTest, BadNumbersInTheConfigAreNamed) {
 
 TEST_F(HfDirectoryTest, WhatThisBuildCannotRunIsUnimplementedByName) {
   const auto code = absl::StatusCode::kUnimplemented;
-  EXPECT_THAT(ErrorOfConfig([](json& c) { c["architectures"] = {"Qwen2ForCausalLM"}; }, code),
-              HasSubstr("Qwen2"));
+  EXPECT_THAT(ErrorOfConfig([](json& c) { c["architectures"] = {"GemmaForCausalLM"}; }, code),
+              AllOf(HasSubstr("GemmaForCausalLM"), HasSubstr("Qwen2ForCausalLM")));
   EXPECT_THAT(ErrorOfConfig([](json& c) { c["attention_bias"] = true; }, code),
               HasSubstr("attention_bias"));
+  EXPECT_THAT(ErrorOfConfig([](json& c) { c["use_sliding_window"] = true; }, code),
+              HasSubstr("use_sliding_window is true"));
   EXPECT_THAT(ErrorOfConfig([](json& c) { c["hidden_act"] = "gelu"; }, code), HasSubstr("gelu"));
   EXPECT_THAT(ErrorOfConfig(
                   [](json& c) {

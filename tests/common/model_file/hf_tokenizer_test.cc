@@ -81,15 +81,25 @@ TEST(HfTokenizer, IdsThatAreFarNegativeOrTakenAreRefused) {
   EXPECT_THAT(Invalid([](json& r) { r["added_tokens"] = 1; }), HasSubstr("added_tokens"));
 }
 
+TEST(HfTokenizer, Qwen2sPatternIsKnownAndItsNormalizerLeftOut) {
+  json root = json::parse(TokenizerJsonOf(MakeSmallQwen2()));
+  EXPECT_EQ(root["normalizer"]["type"], "NFC");
+  const auto spec = ParseHfTokenizer(root.dump());
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->pre_tokenizer, "qwen2");
+  root["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "\\p{N}{1,2}|\\P{N}+";
+  EXPECT_EQ(ParseHfTokenizer(root.dump()).status().code(), absl::StatusCode::kUnimplemented);
+}
+
 TEST(HfTokenizer, OtherKindsOfTokenizersAreUnimplementedByName) {
   EXPECT_THAT(Unimplemented([](json& r) { r["model"]["type"] = "Unigram"; }), HasSubstr("Unigram"));
   EXPECT_THAT(Unimplemented([](json& r) { r.erase("model"); }), HasSubstr("none"));
   EXPECT_THAT(Unimplemented([](json& r) { r["model"]["byte_fallback"] = true; }),
               HasSubstr("byte"));
   EXPECT_THAT(Unimplemented([](json& r) {
-                r["normalizer"] = {{"type", "NFC"}};
+                r["normalizer"] = {{"type", "NFKC"}};
               }),
-              HasSubstr("NFC"));
+              HasSubstr("NFKC"));
   EXPECT_THAT(Unimplemented([](json& r) {
                 r["pre_tokenizer"] = {{"type", "Metaspace"}};
               }),

@@ -53,6 +53,20 @@ TEST(LlamaTensors, TheNeededOnesAreEnough) {
   EXPECT_TRUE(ValidateTensors(Model(), GoodTensors()).ok());
 }
 
+TEST(LlamaTensors, BiasesAreNeededWhereTheFamilyHasThem) {
+  LlamaHyperparameters model = Model();
+  model.qkv_bias = true;
+  Tensors tensors = GoodTensors();
+  EXPECT_THAT(ErrorOf(model, tensors, absl::StatusCode::kNotFound), HasSubstr("blk.0.attn_q.bias"));
+  tensors["blk.0.attn_q.bias"] = TensorView{.rows = 1, .cols = 24};
+  tensors["blk.0.attn_k.bias"] = TensorView{.rows = 1, .cols = 12};
+  tensors["blk.0.attn_v.bias"] = TensorView{.rows = 1, .cols = 12};
+  EXPECT_TRUE(ValidateTensors(model, tensors).ok());
+  tensors["blk.0.attn_v.bias"].cols = 24;
+  EXPECT_THAT(ErrorOf(model, tensors, absl::StatusCode::kInvalidArgument),
+              AllOf(HasSubstr("blk.0.attn_v.bias is 1 x 24"), HasSubstr("1 x 12")));
+}
+
 TEST(LlamaTensors, EachMissingOneIsNotFoundByName) {
   for (const auto& [name, view] : GoodTensors()) {
     Tensors tensors = GoodTensors();
@@ -102,6 +116,9 @@ TEST(LlamaTensors, HuggingFaceNamesAreTranslatedOrUnknown) {
       {"model.layers.3.self_attn.q_proj.weight", "blk.3.attn_q.weight"},
       {"model.layers.3.self_attn.k_proj.weight", "blk.3.attn_k.weight"},
       {"model.layers.3.self_attn.v_proj.weight", "blk.3.attn_v.weight"},
+      {"model.layers.3.self_attn.q_proj.bias", "blk.3.attn_q.bias"},
+      {"model.layers.3.self_attn.k_proj.bias", "blk.3.attn_k.bias"},
+      {"model.layers.3.self_attn.v_proj.bias", "blk.3.attn_v.bias"},
       {"model.layers.3.self_attn.o_proj.weight", "blk.3.attn_output.weight"},
       {"model.layers.10.post_attention_layernorm.weight", "blk.10.ffn_norm.weight"},
       {"model.layers.10.mlp.gate_proj.weight", "blk.10.ffn_gate.weight"},
@@ -111,7 +128,7 @@ TEST(LlamaTensors, HuggingFaceNamesAreTranslatedOrUnknown) {
   for (const char* name :
        {"", "model.layers.", "model.layers.3", "model.layers..mlp.down_proj.weight",
         "model.layers.03.mlp.down_proj.weight", "model.layers.-1.mlp.down_proj.weight",
-        "model.layers.99999.mlp.down_proj.weight", "model.layers.3.mlp.down_proj.bias",
+        "model.layers.99999.mlp.down_proj.weight", "model.layers.3.mlp.down_proj.bias", "model.layers.3.self_attn.o_proj.bias",
         "model.layers.3.self_attn.rotary_emb.inv_freq", "Model.norm.weight"}) {
     EXPECT_EQ(CanonicalFromHuggingFace(name), std::nullopt) << name;
   }

@@ -72,6 +72,35 @@ TEST_F(ModelFileTest, ASmallModelIsReadInFull) {
   EXPECT_THAT(std::string(none.status().message()), HasSubstr("blk.9.attn_q.weight"));
 }
 
+TEST_F(ModelFileTest, AQwen2HasBiasesAndRotatesHalves) {
+  const SmallLlama model = MakeSmallQwen2();
+  const auto file = OpenBytes(GgufOf(model));
+  ASSERT_TRUE(file.ok()) << file.status();
+  EXPECT_TRUE((*file)->hyperparameters().qkv_bias);
+  EXPECT_EQ((*file)->hyperparameters().rope_layout, RopeLayout::kHalf);
+  EXPECT_EQ((*file)->hyperparameters().rope_theta, 50000);
+  for (const auto& [name, tensor] : model.tensors) {
+    const auto view = (*file)->Tensor(name);
+    ASSERT_TRUE(view.ok()) << view.status();
+    EXPECT_EQ(std::memcmp(view->bytes.data(), tensor.values.data(), view->bytes.size()), 0) << name;
+  }
+}
+
+TEST_F(ModelFileTest, AQwen2WithoutItsBiasesOrWithALlamasKeysIsRefused) {
+  SmallLlama model = MakeSmallQwen2();
+  model.tensors.erase("blk.1.attn_k.bias");
+  EXPECT_THAT(ErrorOf(GgufOf(model), absl::StatusCode::kNotFound), HasSubstr("blk.1.attn_k.bias"));
+  GgufFile llamas_keys;
+  llamas_keys.keys = {Text("general.architecture", "qwen2"),
+                      GgufKey("llama.block_count", 4, Raw<uint32_t>(2))};
+  EXPECT_THAT(ErrorOf(llamas_keys.Bytes(), absl::StatusCode::kNotFound),
+              HasSubstr("qwen2.block_count"));
+  EXPECT_THAT(ErrorOf(GgufOf(MakeSmallQwen2(), {GgufKey("qwen2.attention.sliding_window", 4,
+                                                        Raw<uint32_t>(64))}),
+                      absl::StatusCode::kUnimplemented),
+              HasSubstr("sliding window of 64"));
+}
+
 TEST_F(ModelFileTest, TheFingerprintFollowsWeightsAndHyperparameters) {
   const SmallLlama model = MakeSmallLlama();
   const auto fingerprint = [&](const std::function<void(SmallLlama&)>& change) {
@@ -108,12 +137,15 @@ TEST_F(ModelFileTest, AGgufWithoutItsExtensionIsKnownByItsFirstBytes) {
 TEST_F(ModelFileTest, WhatThisBuildCannotRunIsUnimplementedByName) {
   const auto kUnimplemented = absl::StatusCode::kUnimplemented;
   GgufFile other;
-  other.keys = {Text("general.architecture", "qwen2")};
-  EXPECT_THAT(ErrorOf(other.Bytes(), kUnimplemented), HasSubstr("\"qwen2\""));
+  other.keys = {Text("general.architecture", "gemma")};
+  EXPECT_THAT(ErrorOf(other.Bytes(), kUnimplemented),
+              AllOf(HasSubstr("\"gemma\""), HasSubstr("llama, qwen2")));
   const auto with = [&](const std::string& key) {
     return ErrorOf(GgufOf(MakeSmallLlama(), {key}), kUnimplemented);
   };
   EXPECT_THAT(with(GgufKey("llama.expert_count", 4, Raw<uint32_t>(8))), HasSubstr("8 experts"));
+  EXPECT_THAT(with(GgufKey("llama.attention.sliding_window", 4, Raw<uint32_t>(4096))),
+              HasSubstr("sliding window of 4096 tokens"));
   EXPECT_THAT(with(Text("llama.rope.scaling.type", "yarn")), HasSubstr("\"yarn\""));
   EXPECT_THAT(with(GgufKey("llama.rope.dimension_count", 4, Raw<uint32_t>(2))),
               AllOf(HasSubstr("dimension_count is 2"), HasSubstr("4")));

@@ -16,6 +16,10 @@ constexpr const char* kTemplate =
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] "
     "+ '<|im_end|>\\n'}}{% endfor %}";
 
+// As in Qwen2's tokenizer.json.
+constexpr const char* kQwen2Regex =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
 // GPT-2's writing of a byte.
 std::string Symbol(int byte) {
   int c = byte;
@@ -67,6 +71,11 @@ void AddTensors(SmallLlama& model) {
     add(p + "attn_q.weight", q, m.hidden);
     add(p + "attn_k.weight", kv, m.hidden);
     add(p + "attn_v.weight", kv, m.hidden);
+    if (m.qkv_bias) {
+      add(p + "attn_q.bias", 1, q);
+      add(p + "attn_k.bias", 1, kv);
+      add(p + "attn_v.bias", 1, kv);
+    }
     add(p + "attn_output.weight", m.hidden, q);
     add(p + "ffn_norm.weight", 1, m.hidden);
     add(p + "ffn_gate.weight", m.ffn_hidden, m.hidden);
@@ -94,6 +103,9 @@ std::string HuggingFaceName(const std::string& canonical) {
       {"attn_q.weight", "self_attn.q_proj.weight"},
       {"attn_k.weight", "self_attn.k_proj.weight"},
       {"attn_v.weight", "self_attn.v_proj.weight"},
+      {"attn_q.bias", "self_attn.q_proj.bias"},
+      {"attn_k.bias", "self_attn.k_proj.bias"},
+      {"attn_v.bias", "self_attn.v_proj.bias"},
       {"attn_output.weight", "self_attn.o_proj.weight"},
       {"ffn_norm.weight", "post_attention_layernorm.weight"},
       {"ffn_gate.weight", "mlp.gate_proj.weight"},
@@ -107,20 +119,25 @@ std::string HuggingFaceName(const std::string& canonical) {
   return "model.layers." + canonical.substr(4, dot - 4) + "." + names.at(canonical.substr(dot + 1));
 }
 
-void AddHyperparameterKeys(const LlamaHyperparameters& m, GgufFile& file) {
-  const auto put_u32 = [&](const char* name, int64_t value) {
-    file.keys.push_back(GgufKey(name, 4, Raw(static_cast<uint32_t>(value))));
+void AddHyperparameterKeys(const SmallLlama& model, GgufFile& file) {
+  const LlamaHyperparameters& m = model.hyperparameters;
+  const std::string family(model.family->gguf);
+  const auto put = [&](const char* name, uint32_t type, const std::string& value) {
+    file.keys.push_back(GgufKey(family + "." + name, type, value));
   };
-  file.keys.push_back(GgufKey("general.architecture", 8, GgufString("llama")));
+  const auto put_u32 = [&](const char* name, int64_t value) {
+    put(name, 4, Raw(static_cast<uint32_t>(value)));
+  };
+  file.keys.push_back(GgufKey("general.architecture", 8, GgufString(family)));
   file.keys.push_back(GgufKey("general.name", 8, GgufString("small")));
-  put_u32("llama.block_count", m.layers);
-  put_u32("llama.embedding_length", m.hidden);
-  put_u32("llama.feed_forward_length", m.ffn_hidden);
-  put_u32("llama.attention.head_count", m.q_heads);
-  put_u32("llama.attention.head_count_kv", m.kv_heads);
-  put_u32("llama.context_length", m.context_tokens);
-  file.keys.push_back(GgufKey("llama.rope.freq_base", 6, Raw(m.rope_theta)));
-  file.keys.push_back(GgufKey("llama.attention.layer_norm_rms_epsilon", 6, Raw(m.rms_eps)));
+  put_u32("block_count", m.layers);
+  put_u32("embedding_length", m.hidden);
+  put_u32("feed_forward_length", m.ffn_hidden);
+  put_u32("attention.head_count", m.q_heads);
+  put_u32("attention.head_count_kv", m.kv_heads);
+  put_u32("context_length", m.context_tokens);
+  put("rope.freq_base", 6, Raw(m.rope_theta));
+  put("attention.layer_norm_rms_epsilon", 6, Raw(m.rms_eps));
 }
 
 void AddTokenizerKeys(const TokenizerSpec& spec, GgufFile& file) {
@@ -169,9 +186,19 @@ SmallLlama MakeSmallLlama() {
   return model;
 }
 
+SmallLlama MakeSmallQwen2() {
+  SmallLlama model = MakeSmallLlama();
+  model.family = FindFamily(&ModelFamily::gguf, "qwen2");
+  model.hyperparameters.qkv_bias = true;
+  model.tokenizer.pre_tokenizer = "qwen2";
+  model.tensors.clear();
+  AddTensors(model);
+  return model;
+}
+
 std::string GgufOf(const SmallLlama& model, const std::vector<std::string>& extra_keys) {
   GgufFile file;
-  AddHyperparameterKeys(model.hyperparameters, file);
+  AddHyperparameterKeys(model, file);
   AddTokenizerKeys(model.tokenizer, file);
   file.keys.insert(file.keys.end(), extra_keys.begin(), extra_keys.end());
   for (const auto& [name, tensor] : model.tensors) {
@@ -204,7 +231,7 @@ std::string SafetensorsOf(const SmallLlama& model) {
 
 std::string ConfigJsonOf(const SmallLlama& model) {
   const LlamaHyperparameters& m = model.hyperparameters;
-  const json config = {{"architectures", {"LlamaForCausalLM"}},
+  const json config = {{"architectures", {std::string(model.family->hugging_face)}},
                        {"num_hidden_layers", m.layers},
                        {"hidden_size", m.hidden},
                        {"intermediate_size", m.ffn_hidden},
@@ -231,10 +258,17 @@ std::string TokenizerJsonOf(const SmallLlama& model) {
                        {"special", spec.kinds[id] == TokenKind::kControl}});
     }
   }
-  const json steps = {{{"type", "Digits"}, {"individual_digits", true}},
-                      {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}}};
+  const bool is_qwen2 = spec.pre_tokenizer == "qwen2";
+  const json digits = {{"type", "Digits"}, {"individual_digits", true}};
+  const json split = {{"type", "Split"},
+                      {"pattern", {{"Regex", kQwen2Regex}}},
+                      {"behavior", "Isolated"},
+                      {"invert", false}};
+  const json steps = {
+      is_qwen2 ? split : digits,
+      {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", !is_qwen2}}};
   const json root = {{"added_tokens", added},
-                     {"normalizer", nullptr},
+                     {"normalizer", is_qwen2 ? json{{"type", "NFC"}} : json(nullptr)},
                      {"pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", steps}}},
                      {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", spec.merges}}}};
   return root.dump();

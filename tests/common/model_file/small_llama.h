@@ -1,4 +1,4 @@
-// A Llama of a few thousand weights, as a GGUF file and as a Hugging Face directory.
+// Models of Llama's kind of a few thousand weights, as a GGUF file and as a Hugging Face directory.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/model_file/hyperparameters.h"
+#include "common/model_file/model_family.h"
 #include "common/model_file/tokenizer_spec.h"
 
 namespace tailor {
@@ -19,6 +20,7 @@ struct FloatTensor {
 };
 
 struct SmallLlama {
+  const ModelFamily* family = &kModelFamilies[0];
   LlamaHyperparameters hyperparameters;
   TokenizerSpec tokenizer;
   std::map<std::string, FloatTensor> tensors;  // by canonical name
@@ -28,6 +30,9 @@ struct SmallLlama {
 // vocabulary has all bytes, two merges, three control tokens and one user-defined; pre-tokenizer
 // smollm.
 SmallLlama MakeSmallLlama();
+
+// The same shape as a Qwen2, with its biases and its pre-tokenizer.
+SmallLlama MakeSmallQwen2();
 
 // Metadata beside what the hyperparameters say is added to `extra_keys` (GgufKey).
 std::string GgufOf(const SmallLlama& model, const std::vector<std::string>& extra_keys = {});

@@ -93,18 +93,35 @@ TEST(ChatTemplateGolden, Llama31EqualsTheRenderedTemplate) {
   ExpectGolden(SpecFor("llama-bpe", "llama3.1.chat.json"), "llama3.1.chat.json");
 }
 
-TEST(ChatTemplateGolden, TheDefaultModelEqualsItsRenderedTemplate) {
-  const char* path = std::getenv("TAILOR_TEST_MODEL");
-  if (path == nullptr) GTEST_SKIP() << "TAILOR_TEST_MODEL is not set";
+TEST(ChatTemplateGolden, Qwen25EqualsTheRenderedTemplate) {
+  const TokenizerSpec spec = SpecFor("gpt-2", "qwen2.5-small.chat.json");
+  EXPECT_EQ(Make(spec).chat->format().default_system,
+            "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.")
+      << "not that of the branch for tools";
+  ExpectGolden(spec, "qwen2.5-small.chat.json");
+}
+
+void ExpectModelsGolden(const char* variable, const std::string& file) {
+  const char* path = std::getenv(variable);
+  if (path == nullptr) GTEST_SKIP() << variable << " is not set";
   const auto model = ModelFile::Open(path);
   ASSERT_TRUE(model.ok()) << model.status();
-  ExpectGolden((*model)->tokenizer(), "chatml-model.chat.json");
+  ExpectGolden((*model)->tokenizer(), file);
+}
+
+TEST(ChatTemplateGolden, TheDefaultModelEqualsItsRenderedTemplate) {
+  ExpectModelsGolden("TAILOR_TEST_MODEL", "chatml-model.chat.json");
+}
+
+TEST(ChatTemplateGolden, TheQwenModelEqualsItsRenderedTemplate) {
+  ExpectModelsGolden("TAILOR_TEST_QWEN_MODEL", "qwen2.5-model.chat.json");
 }
 
 TEST(ChatTemplate, TurnByTurnEqualsTheWholeConversation) {
   for (const auto& [small, file] : {std::pair{"gpt-2", "chatml-small.chat.json"},
                                     {"llama-bpe", "llama3.chat.json"},
-                                    {"llama-bpe", "llama3.1.chat.json"}}) {
+                                    {"llama-bpe", "llama3.1.chat.json"},
+                                    {"gpt-2", "qwen2.5-small.chat.json"}}) {
     const Chat c = Make(SpecFor(small, file));
     const auto golden = ReadGoldenJson(file);
     ASSERT_FALSE(golden["cases"].empty());
@@ -137,8 +154,9 @@ TEST(ChatTemplate, AReplyThatWasCutShortIsEnded) {
 }
 
 TEST(ChatTemplate, ContentNeverBecomesStructure) {
-  for (const auto& [small, file] :
-       {std::pair{"gpt-2", "chatml-small.chat.json"}, {"llama-bpe", "llama3.1.chat.json"}}) {
+  for (const auto& [small, file] : {std::pair{"gpt-2", "chatml-small.chat.json"},
+                                    {"llama-bpe", "llama3.1.chat.json"},
+                                    {"gpt-2", "qwen2.5-small.chat.json"}}) {
     const Chat c = Make(SpecFor(small, file));
     const auto controls = [&](const Ids& ids) {
       return std::count_if(ids.begin(), ids.end(),

@@ -37,11 +37,16 @@ TEST(PreTokenizer, Llama3CutsByThreeDigitsAndKeepsLineEndsWithMarks) {
   EXPECT_EQ(Split("llama-bpe", "  \n\n  z"), (Pieces{"  \n\n", " ", " z"}));
 }
 
+TEST(PreTokenizer, Qwen2CutsEveryDigitAndKeepsABlankOutOfNumbers) {
+  EXPECT_EQ(Split("qwen2", "IT'S 12345 (x);\n\n  y"),
+            (Pieces{"IT", "'S", " ", "1", "2", "3", "4", "5", " (", "x", ");\n\n", " ", " y"}));
+}
+
 TEST(PreTokenizer, AnUnknownNameIsRefusedWithTheKnownOnes) {
-  const auto pre = PreTokenizer::Create("qwen2");
+  const auto pre = PreTokenizer::Create("tekken");
   EXPECT_EQ(pre.status().code(), absl::StatusCode::kUnimplemented);
   EXPECT_THAT(std::string(pre.status().message()),
-              testing::AllOf(testing::HasSubstr("\"qwen2\""), testing::HasSubstr("llama-bpe")));
+              testing::AllOf(testing::HasSubstr("\"tekken\""), testing::HasSubstr("llama-bpe")));
 }
 
 // Letters, digits, blanks, line ends, marks, of one to four bytes, in runs.
@@ -58,7 +63,7 @@ std::string RandomText(std::mt19937_64& random) {
 }
 
 TEST(PreTokenizer, PiecesAreWholeCharactersAndLeaveNothingOut) {
-  for (const char* name : {"gpt-2", "smollm", "llama-bpe"}) {
+  for (const char* name : {"gpt-2", "smollm", "llama-bpe", "qwen2"}) {
     for (uint64_t seed = 1; seed <= 2000; ++seed) {
       std::mt19937_64 random(seed);
       const std::string text = RandomText(random);
@@ -75,7 +80,7 @@ TEST(PreTokenizer, PiecesAreWholeCharactersAndLeaveNothingOut) {
 
 // Quadratic backtracking would take minutes here.
 TEST(PreTokenizer, LongRunsOfAnyClassAreCut) {
-  for (const char* name : {"gpt-2", "smollm", "llama-bpe"}) {
+  for (const char* name : {"gpt-2", "smollm", "llama-bpe", "qwen2"}) {
     for (const char* unit :
          {"a", "中", " ", "\n", " \n", "\r\n", "=", "🙂", "\u3000", "1", "'", "a'"}) {
       std::string text;

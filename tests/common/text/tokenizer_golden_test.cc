@@ -1,4 +1,4 @@
-// Ids against Hugging Face's tokenizers, for every pre-tokenizer and for the default model.
+// Ids against Hugging Face's tokenizers, for every pre-tokenizer and for two real models.
 
 #include <gtest/gtest.h>
 
@@ -49,12 +49,26 @@ TEST(TokenizerGolden, Llama3EqualsTheReference) {
   ExpectGoldenIds(spec, "llama-bpe.ids.json");
 }
 
-TEST(TokenizerGolden, TheDefaultModelEqualsTheReference) {
-  const char* path = std::getenv("TAILOR_TEST_MODEL");
-  if (path == nullptr) GTEST_SKIP() << "TAILOR_TEST_MODEL is not set";
+TEST(TokenizerGolden, Qwen2EqualsTheReference) {
+  TokenizerSpec spec = SmallSpec("gpt-2");
+  spec.pre_tokenizer = "qwen2";
+  ExpectGoldenIds(spec, "qwen2.ids.json");
+}
+
+void ExpectModelsGoldenIds(const char* variable, const std::string& file) {
+  const char* path = std::getenv(variable);
+  if (path == nullptr) GTEST_SKIP() << variable << " is not set";
   const auto model = ModelFile::Open(path);
   ASSERT_TRUE(model.ok()) << model.status();
-  ExpectGoldenIds((*model)->tokenizer(), "smollm2-model.ids.json");
+  ExpectGoldenIds((*model)->tokenizer(), file);
+}
+
+TEST(TokenizerGolden, TheDefaultModelEqualsTheReference) {
+  ExpectModelsGoldenIds("TAILOR_TEST_MODEL", "smollm2-model.ids.json");
+}
+
+TEST(TokenizerGolden, TheQwenModelEqualsTheReference) {
+  ExpectModelsGoldenIds("TAILOR_TEST_QWEN_MODEL", "qwen2.5-model.ids.json");
 }
 
 }  // namespace

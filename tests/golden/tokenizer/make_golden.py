@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Makes the golden files of this folder: token ids as Hugging Face's tokenizers gives them.
 
-README.md describes the files. The real model's vocabulary and merges come from its GGUF; the two small
+README.md describes the files. The real models' vocabularies and merges come from their GGUFs; the two small
 vocabularies are trained here.
 To make all again:
 
     python3 -m venv venv && venv/bin/pip install tokenizers==0.23.3 transformers==5.23.0 gguf==0.19.0
-    venv/bin/python make_golden.py --model SmolLM2-135M-Instruct.Q4_1.gguf
+    venv/bin/python make_golden.py --model SmolLM2-135M-Instruct.Q4_1.gguf --qwen qwen2.5-coder-1.5b-instruct-q4_k_m.gguf
 """
 
 import argparse
@@ -32,6 +32,8 @@ LLAMA3_REGEX = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# Qwen/Qwen2, tokenizer.json.
+QWEN2_REGEX = LLAMA3_REGEX.replace("{1,3}", "")
 
 
 def write(name, value):
@@ -86,14 +88,17 @@ def small_gpt2():
     return tokenizer
 
 
-def small_llama():
-    pre = pre_tokenizers.Sequence(
+def split_pre_tokenizer(regex):
+    return pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(LLAMA3_REGEX), "isolated"),
+            pre_tokenizers.Split(Regex(regex), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    tokenizer = train(pre, LLAMA, True)
+
+
+def small_llama():
+    tokenizer = train(split_pre_tokenizer(LLAMA3_REGEX), LLAMA, True)
     tokenizer = add_whole_pieces(
         tokenizer, [" biblioteca", "东京", " rattlesnake", "'LL", "123", "\n\n\n\n\n", "👍", " jumps"]
     )
@@ -113,13 +118,14 @@ def smollm_pre_tokenizer():
     )
 
 
-def read_gguf(path):
+def read_gguf(path, pre_tokenizer):
     fields = gguf.GGUFReader(path).fields
     vocab, types = fields["tokenizer.ggml.tokens"].contents(), fields["tokenizer.ggml.token_type"].contents()
     merges = [tuple(m.split(" ", 1)) for m in fields["tokenizer.ggml.merges"].contents()]
     tokenizer = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(vocab)}, merges=merges))
-    tokenizer.pre_tokenizer = smollm_pre_tokenizer()
+    tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.add_special_tokens([t for t, kind in zip(vocab, types) if kind == 3])
+    tokenizer.add_tokens([AddedToken(t, normalized=False) for t, kind in zip(vocab, types) if kind == 4])
     return tokenizer, fields["tokenizer.chat_template"].contents()
 
 
@@ -204,12 +210,16 @@ def replaced_bytes(rng):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", required=True, help="the GGUF of SmolLM2-135M-Instruct")
+    parser.add_argument("--qwen", required=True, help="the GGUF of Qwen2.5-Coder-1.5B-Instruct")
     args = parser.parse_args()
     strings = texts.all_texts()
-    real, real_template = read_gguf(args.model)
+    real, real_template = read_gguf(args.model, smollm_pre_tokenizer())
+    qwen, qwen_template = read_gguf(args.qwen, split_pre_tokenizer(QWEN2_REGEX))
     gpt2, llama = small_gpt2(), small_llama()
     smollm = Tokenizer.from_str(gpt2.to_str())
     smollm.pre_tokenizer = smollm_pre_tokenizer()
+    qwen2 = Tokenizer.from_str(gpt2.to_str())
+    qwen2.pre_tokenizer = split_pre_tokenizer(QWEN2_REGEX)
     for name, tokenizer in (("gpt-2", gpt2), ("llama-bpe", llama)):
         tokenizer.save(os.path.join(HERE, f"{name}.tokenizer.json"), pretty=False)
     write("texts.json", {"made_by": f"tokenizers {tokenizers.__version__}", "texts": strings})
@@ -218,6 +228,8 @@ def main():
         ("smollm", smollm),
         ("llama-bpe", llama),
         ("smollm2-model", real),
+        ("qwen2", qwen2),
+        ("qwen2.5-model", qwen),
     ):
         write(f"{name}.ids.json", {"ids": ids_of_texts(tokenizer, strings)})
     chats = [
@@ -225,14 +237,17 @@ def main():
         ("llama3.1", templates.LLAMA31, llama, LLAMA[0]),
         ("chatml-small", real_template, gpt2, ""),
         ("chatml-model", real_template, real, ""),
+        ("qwen2.5-small", qwen_template, gpt2, ""),
+        ("qwen2.5-model", qwen_template, qwen, ""),
     ]
     for name, template, tokenizer, bos in chats:
         write(
             f"{name}.chat.json", {"template": template, "cases": list(chat_cases(template, tokenizer, bos))}
         )
     write("replace.json", {"cases": list(replaced_bytes(random.Random(3)))})
-    with open(args.model, "rb") as model:
-        print("model sha256", hashlib.file_digest(model, "sha256").hexdigest())
+    for path in (args.model, args.qwen):
+        with open(path, "rb") as model:
+            print("sha256", hashlib.file_digest(model, "sha256").hexdigest(), path)
 
 
 if __name__ == "__main__":

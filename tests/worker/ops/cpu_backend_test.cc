@@ -1,4 +1,5 @@
-// The ops that work token by token, against their references: Embed, RmsNorm, Rope, WriteRows.
+// The ops that work token by token, against their references: Embed, RmsNorm, AddBias, Rope,
+// WriteRows.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -17,11 +18,12 @@ INSTANTIATE_AT_EVERY_SIMD_LEVEL(PointwiseTest);
 
 TEST_P(PointwiseTest, EmbedGivesTheRowsOfTheFileExactly) {
   for (const DType dtype : kAllDTypes) {
-    const FileWeight file = RandomWeight(dtype, 50, 96, 1);
-    HostMatrix table = file.Values(), want(6, 96);
+    const int64_t cols = WholeBlocks(dtype, 96);
+    const FileWeight file = RandomWeight(dtype, 50, cols, 1);
+    HostMatrix table = file.Values(), want(6, cols);
     const std::vector<TokenId> tokens = {49, 0, 17, 17, 16, 15};
     EmbedRef(tokens, table.view(), want.view());
-    const DeviceMatrix x(*ops_, 6, 96);
+    const DeviceMatrix x(*ops_, 6, cols);
     ops_->Embed(tokens, file.Load(*ops_), x.view());
     EXPECT_EQ(x.Download().values, want.values) << DTypeName(dtype);
   }
@@ -42,6 +44,21 @@ TEST_P(PointwiseTest, RmsNormIsItsReferenceWithinFourRoundings) {
       ops_->RmsNorm(device_x.view(), gain.Load(*ops_), 1e-5f, out.view());
       ExpectNear(out.Download(), want,
                  [&](int64_t r, int64_t c) { return 4 * kEps * std::abs(want.row(r)[c]); });
+    }
+  }
+}
+
+TEST_P(PointwiseTest, AddBiasIsItsReferenceExactly) {
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    for (const int64_t n : {1, 7, 31, 256, 1536}) {
+      const FileWeight bias = RandomWeight(dtype, 1, n, 2);
+      for (const int64_t rows : {1, 2, 33}) {
+        HostMatrix want = RandomMatrix(rows, n, 3);
+        const DeviceMatrix x(*ops_, want);
+        AddBiasRef(bias.Values().values, want.view());
+        ops_->AddBias(bias.Load(*ops_), x.view());
+        EXPECT_EQ(x.Download().values, want.values) << DTypeName(dtype) << " " << n;
+      }
     }
   }
 }

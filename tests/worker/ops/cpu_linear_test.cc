@@ -21,8 +21,9 @@ struct Shape {
 };
 
 // Inputs that fill no vector, and outputs that fill no group of 16 and no panel of 32; block
-// formats need inputs in 32s.
+// formats need inputs in 32s or 256s.
 std::vector<Shape> ShapesOf(DType dtype) {
+  if (BlockValues(dtype) == 256) return {{1, 256}, {16, 512}, {17, 256}, {33, 768}, {100, 256}};
   std::vector<Shape> shapes = {{1, 32}, {16, 64}, {17, 96}, {33, 32}, {100, 160}, {144, 64}};
   if (BlockValues(dtype) == 1) {
     shapes.insert(shapes.end(), {{7, 1}, {50, 7}, {20, 33}, {65, 100}});
@@ -133,7 +134,8 @@ void ExpectSwiGlu(Backend& ops, const FileWeight& gate, const FileWeight& up, Ho
 
 TEST_P(LinearTest, SwiGluIsItsReferenceWithinTheRoundingsOfItsSums) {
   for (const DType dtype : kAllDTypes) {
-    for (const Shape shape : {Shape{17, 96}, Shape{100, 64}}) {
+    for (const Shape shape :
+         {Shape{17, WholeBlocks(dtype, 96)}, Shape{100, WholeBlocks(dtype, 64)}}) {
       const FileWeight gate = RandomWeight(dtype, shape.outputs, shape.cols, 10);
       const FileWeight up = RandomWeight(dtype, shape.outputs, shape.cols, 11);
       for (const int64_t rows : kRowCounts) {
@@ -163,14 +165,15 @@ TEST_P(LinearTest, SiluOfAVeryNegativeNumberIsNegligible) {
 
 // decisions/0003: one row, five rows and 512 run the same chain, whoever computes it.
 TEST_P(LinearTest, ARowIsTheSameAloneInABatchAndAtAnyThreadCount) {
-  constexpr int64_t kRows = 512, kCols = 96, kOutputs = 72;
-  const HostMatrix x = RandomMatrix(kRows, kCols, 13, 0.3f);
+  constexpr int64_t kRows = 512, kOutputs = 72;
   for (const DType dtype : kAllDTypes) {
-    const FileWeight file = RandomWeight(dtype, kOutputs, kCols, 14);
-    const FileWeight up = RandomWeight(dtype, kOutputs, kCols, 15);
+    const int64_t cols = WholeBlocks(dtype, 96);
+    const HostMatrix x = RandomMatrix(kRows, cols, 13, 0.3f);
+    const FileWeight file = RandomWeight(dtype, kOutputs, cols, 14);
+    const FileWeight up = RandomWeight(dtype, kOutputs, cols, 15);
     const auto run = [&](Backend& ops, int64_t first, int64_t count) {
-      HostMatrix part(count, kCols);
-      std::copy_n(x.row(first).data(), count * kCols, part.values.data());
+      HostMatrix part(count, cols);
+      std::copy_n(x.row(first).data(), count * cols, part.values.data());
       const DeviceMatrix in(ops, part), gated(ops, count, kOutputs);
       ops.SwiGlu(in.view(), file.Load(ops), up.Load(ops), gated.view());
       ops.MatMulAdd(in.view(), file.Load(ops), gated.view());

@@ -6,6 +6,11 @@
 
 #include <bit>
 #include <cmath>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <string>
 #include <vector>
 
 #include "worker/ops/half.h"
@@ -79,6 +84,31 @@ TEST(ReferenceTest, BlocksFollowTheirFormulas) {
   EXPECT_EQ(q41[0], 8.5f);
   EXPECT_EQ(q41[16], 1.5f);
   EXPECT_EQ(q41[15], 1.0f);
+}
+
+std::vector<std::byte> FromHex(const std::string& hex) {
+  std::vector<std::byte> bytes;
+  for (size_t i = 0; i < hex.size(); i += 2) {
+    bytes.push_back(static_cast<std::byte>(std::stoi(hex.substr(i, 2), nullptr, 16)));
+  }
+  return bytes;
+}
+
+TEST(ReferenceTest, EveryBlockFormatHasTheValuesOfGgufsOwnReader) {
+  std::ifstream file(TAILOR_SOURCE_DIR "/tests/golden/dequantize/golden.json");
+  const auto golden = nlohmann::json::parse(file);
+  const DType formats[] = {DType::kQ8_0, DType::kQ4_0, DType::kQ4_1, DType::kQ4_K, DType::kQ6_K};
+  ASSERT_EQ(golden["formats"].size(), std::size(formats));
+  for (size_t i = 0; i < std::size(formats); ++i) {
+    const DType dtype = formats[i];
+    const auto& entry = golden["formats"][i];
+    ASSERT_EQ(entry["name"], DTypeName(dtype));
+    const auto got = Dequantize(dtype, entry["cols"], FromHex(entry["bytes"]));
+    const auto bytes = FromHex(entry["values"]);
+    std::vector<float> want(bytes.size() / sizeof(float));
+    std::memcpy(want.data(), bytes.data(), bytes.size());
+    EXPECT_EQ(got, want) << DTypeName(dtype);
+  }
 }
 
 TEST(ReferenceTest, NormAndProductsFollowTheirEquations) {

@@ -14,8 +14,17 @@
 
 namespace tailor {
 
-inline constexpr DType kAllDTypes[] = {DType::kF32,  DType::kF16,  DType::kBF16,
-                                       DType::kQ8_0, DType::kQ4_0, DType::kQ4_1};
+inline constexpr DType kAllDTypes[] = {DType::kF32,  DType::kF16,  DType::kBF16, DType::kQ8_0,
+                                       DType::kQ4_0, DType::kQ4_1, DType::kQ4_K, DType::kQ6_K};
+// Those the CUDA backend has kernels for.
+inline constexpr DType kDeviceDTypes[] = {DType::kF32,  DType::kF16,  DType::kBF16,
+                                          DType::kQ8_0, DType::kQ4_0, DType::kQ4_1};
+
+// The least multiple of the format's block that is no less than `cols`.
+inline int64_t WholeBlocks(DType dtype, int64_t cols) {
+  const int64_t block = BlockValues(dtype);
+  return (cols + block - 1) / block * block;
+}
 
 // A finite fp16 of magnitude 2^-6 to 4, or zero.
 inline uint16_t RandomHalf(std::mt19937_64& random) {
@@ -60,10 +69,11 @@ inline FileWeight RandomWeight(DType dtype, int64_t rows, int64_t cols, uint64_t
       std::memcpy(block, &value, sizeof(value));
     } else {
       for (int64_t b = 0; b < size; ++b) block[b] = static_cast<std::byte>(random());
-      const int headers = dtype == DType::kQ4_1 ? 2 : 1;
+      const int headers = dtype == DType::kQ4_1 || dtype == DType::kQ4_K ? 2 : 1;
+      std::byte* halves = dtype == DType::kQ6_K ? block + size - 2 : block;
       for (int h = 0; h < headers; ++h) {
         const uint16_t half = RandomHalf(random);
-        std::memcpy(block + 2 * h, &half, sizeof(half));
+        std::memcpy(halves + 2 * h, &half, sizeof(half));
       }
     }
   }

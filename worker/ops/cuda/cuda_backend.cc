@@ -219,6 +219,12 @@ void CudaBackend::SwiGlu(MatrixView<const float> x, const Weight& gate, const We
   CheckLaunch("SwiGlu");
 }
 
+void CudaBackend::AddBias(const Weight& bias, MatrixView<float> x) {
+  context_->Bind();
+  LaunchAddBias(CudaWeight::Of(bias), ToRows(x), context_->stream());
+  CheckLaunch("AddBias");
+}
+
 void CudaBackend::Rope(std::span<const int32_t> positions, const RopeTable& table,
                        MatrixView<float> x) {
   context_->Bind();

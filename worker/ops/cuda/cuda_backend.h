@@ -49,6 +49,7 @@ class CudaBackend final : public Backend {
                   MatrixView<float> q, MatrixView<float> k, MatrixView<float> v) override;
   void SwiGlu(MatrixView<const float> x, const Weight& gate, const Weight& up,
               MatrixView<float> out) override;
+  void AddBias(const Weight& bias, MatrixView<float> x) override;
   void Rope(std::span<const int32_t> positions, const RopeTable& table,
             MatrixView<float> x) override;
   void WriteRows(MatrixView<const float> k, MatrixView<const float> v,

@@ -59,6 +59,8 @@ void LaunchEmbed(const int32_t* tokens, const WeightRef& embedding, Rows<float> 
                  CudaStreamRef stream);
 void LaunchRmsNorm(Rows<const float> x, const WeightRef& gain, float eps, Rows<float> out,
                    CudaStreamRef stream);
+// x += bias, in every row
+void LaunchAddBias(const WeightRef& bias, Rows<float> x, CudaStreamRef stream);
 // out = silu(gate) * out
 void LaunchSiluMultiply(Rows<const float> gate, Rows<float> out, CudaStreamRef stream);
 struct RopeRef {

@@ -1,4 +1,5 @@
-// Embedding rows, RMS norm, rotary positions, SwiGlu's product, and writing rows of K and V.
+// Embedding rows, RMS norm, biases, rotary positions, SwiGlu's product, and writing rows of K and
+// V.
 #include "worker/ops/cuda/device.cuh"
 
 namespace tailor::cuda {
@@ -63,6 +64,20 @@ __global__ void __launch_bounds__(kNormThreads)
   }
 }
 
+template <WeightType Type>
+__global__ void AddBiasKernel(const __grid_constant__ WeightRef bias, Rows<float> x) {
+  constexpr int kValues = Piece<Type>::kValues;
+  float* out = x.data + static_cast<int64_t>(blockIdx.x) * x.stride;
+  for (int32_t p = threadIdx.x; p < bias.pieces; p += blockDim.x) {
+    float values[kValues];
+    LoadPiece<Type>(bias, 0, p, values);
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) {
+      if (p * kValues + i < x.cols) out[p * kValues + i] += values[i];
+    }
+  }
+}
+
 __global__ void SiluMultiplyKernel(Rows<const float> gate, Rows<float> out) {
   const auto c = static_cast<int32_t>(blockIdx.x * blockDim.x + threadIdx.x);
   if (c >= out.cols) return;
@@ -115,6 +130,12 @@ void LaunchRmsNorm(Rows<const float> x, const WeightRef& gain, float eps, Rows<f
                    CudaStreamRef stream) {
   DispatchWeight(gain.type, [&]<WeightType Type>() {
     RmsNormKernel<Type><<<x.rows, kNormThreads, 0, stream.handle>>>(x, gain, eps, out);
+  });
+}
+
+void LaunchAddBias(const WeightRef& bias, Rows<float> x, CudaStreamRef stream) {
+  DispatchWeight(bias.type, [&]<WeightType Type>() {
+    AddBiasKernel<Type><<<x.rows, 128, 0, stream.handle>>>(bias, x);
   });
 }
 

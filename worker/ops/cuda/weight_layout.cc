@@ -23,6 +23,9 @@ Format FormatOf(DType dtype) {
       return {32, 2};
     case DType::kQ4_1:
       return {32, 4};
+    case DType::kQ4_K:
+    case DType::kQ6_K:
+      break;
   }
   return {};
 }
@@ -56,6 +59,11 @@ absl::StatusOr<std::vector<std::byte>> PackForDevice(const TensorView& tensor) {
   if (static_cast<int64_t>(tensor.bytes.size()) != want) {
     return absl::InvalidArgumentError(
         absl::StrCat("tensor has ", tensor.bytes.size(), " bytes, its shape needs ", want));
+  }
+  if (FormatOf(tensor.dtype).piece_values == 0) {
+    return absl::UnimplementedError(
+        absl::StrCat("CUDA backend: format is ", std::string(DTypeName(tensor.dtype)),
+                     ", supported are F32, F16, BF16, Q8_0, Q4_0 and Q4_1"));
   }
   const WeightLayout layout = WeightLayout::Of(tensor.dtype, tensor.rows, tensor.cols);
   std::vector<std::byte> out(layout.Bytes());

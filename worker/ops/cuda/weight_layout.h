@@ -37,7 +37,8 @@ struct WeightLayout {
   }
 };
 
-// The tensor's bytes in that order. Errors: InvalidArgument when they do not fit the shape.
+// The tensor's bytes in that order. Errors: InvalidArgument when they do not fit the shape,
+// Unimplemented for Q4_K and Q6_K.
 absl::StatusOr<std::vector<std::byte>> PackForDevice(const TensorView& tensor);
 
 }  // namespace tailor::cuda

@@ -193,12 +193,15 @@ double PackedValue(const std::vector<std::byte>& packed, const WeightLayout& at,
       return half(scale) * (nibble() - 8);
     case DType::kQ4_1:
       return half(scale) * nibble() + half(scale + 2);
+    case DType::kQ4_K:
+    case DType::kQ6_K:
+      break;
   }
   return std::numeric_limits<double>::quiet_NaN();
 }
 
 TEST(WeightLayoutTest, EveryValueIsFoundAndNothingIsInflated) {
-  for (const DType dtype : kAllDTypes) {
+  for (const DType dtype : kDeviceDTypes) {
     for (const int64_t cols : BlockValues(dtype) == 1 ? std::vector<int64_t>{1, 7, 33, 64}
                                                       : std::vector<int64_t>{32, 96}) {
       const FileWeight file = RandomWeight(dtype, 5, cols, 3);
@@ -221,6 +224,16 @@ TEST(WeightLayoutTest, BytesThatDoNotFitTheShapeAreRefused) {
   FileWeight file = RandomWeight(DType::kQ4_0, 2, 64, 1);
   file.bytes.pop_back();
   EXPECT_EQ(PackForDevice(file.view()).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(WeightLayoutTest, AFormatWithoutKernelsIsRefusedWithThoseThatHaveThem) {
+  for (const DType dtype : {DType::kQ4_K, DType::kQ6_K}) {
+    const auto packed = PackForDevice(RandomWeight(dtype, 2, 256, 1).view());
+    EXPECT_EQ(packed.status().code(), absl::StatusCode::kUnimplemented);
+    const std::string message(packed.status().message());
+    EXPECT_NE(message.find("format is " + std::string(DTypeName(dtype))), message.npos) << message;
+    EXPECT_NE(message.find("Q8_0, Q4_0 and Q4_1"), message.npos) << message;
+  }
 }
 
 }  // namespace
