@@ -33,6 +33,7 @@ void AddChatCommand(CLI::App& app, const GlobalOptions& globals, RunFn* run);
 void AddSessionsCommand(CLI::App& app, const GlobalOptions& globals, RunFn* run);
 void AddStatusCommand(CLI::App& app, const GlobalOptions& globals, RunFn* run);
 void AddEvalCommand(CLI::App& app, const GlobalOptions& globals, RunFn* run);
+void AddCalibrateCommand(CLI::App& app, const GlobalOptions& globals, RunFn* run);
 void AddVersionCommand(CLI::App& app, const GlobalOptions& globals, RunFn* run);
 
 }  // namespace tailor

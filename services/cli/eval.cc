@@ -1,21 +1,15 @@
 // `tailor eval`: its flags, and the run behind worker/quality/evaluation.h.
-#include <atomic>
 #include <cstdio>
 #include <memory>
 
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "common/cpu/simd_level.h"
 #include "common/status.h"
 #include "services/cli/command.h"
 #include "services/cli/eval_report.h"
 #include "services/cli/failure.h"
-#include "services/cli/interrupts.h"
-#include "services/cli/terminal.h"
-#include "services/exit_code.h"
+#include "services/cli/measuring.h"
 #include "services/worker/policy_source.h"
 #include "worker/quality/evaluation.h"
-#include "worker/quality/result_log.h"
 
 namespace tailor {
 namespace {
@@ -43,89 +37,25 @@ struct EvalFlags {
   EvaluationOptions options;
 };
 
-ExitCode ExitCodeOf(const absl::Status& status) {
-  switch (status.code()) {
-    case absl::StatusCode::kCancelled:
-      return kExitInterrupted;
-    case absl::StatusCode::kInvalidArgument:
-    case absl::StatusCode::kNotFound:
-    case absl::StatusCode::kFailedPrecondition:
-      return kExitUsage;
-    case absl::StatusCode::kUnimplemented:  // a tokenizer or chat template we cannot follow
-      return kExitBadModel;
-    case absl::StatusCode::kResourceExhausted:
-      return kExitNoMemory;
-    default:
-      return kExitRuntime;
-  }
-}
-
-std::string NextStep(const absl::Status& status, const EvalFlags& flags) {
-  switch (status.code()) {
-    case absl::StatusCode::kCancelled:
-      return "the same command goes on where this one stopped";
-    case absl::StatusCode::kFailedPrecondition:
-      return absl::StrCat("name another folder with --out, or remove ", flags.out);
-    case absl::StatusCode::kResourceExhausted:
-      return "ask for less: a smaller --context, fewer --methods, shorter items";
-    default:
-      return "`tailor eval --help` shows examples";
-  }
-}
-
-int FailEval(const absl::Status& status, const EvalFlags& flags) {
-  return Fail(ExitCodeOf(status), absl::StrCat("eval: ", std::string(status.message())),
-              NextStep(status, flags));
-}
-
-// Of a run whose plan was found good: what is left to be wrong is in the weights.
-bool IsModelFault(const absl::Status& status) {
-  return absl::IsInvalidArgument(status) || absl::IsNotFound(status) ||
-         absl::IsUnimplemented(status);
-}
-
-int FailModel(const absl::Status& status) {
-  return Fail(kExitBadModel, absl::StrCat("eval: ", std::string(status.message())),
-              "a model is a .gguf file or a Hugging Face directory of the Llama architecture");
-}
-
-absl::Status WriteReports(const EvalSubject& subject, const EvaluationResult& result,
-                          const std::filesystem::path& out) {
-  const nlohmann::json report = EvalJson(subject, result);
-  TS_RETURN_IF_ERROR(WriteWholeFile(out / "report.json", report.dump(2) + "\n"));
-  TS_RETURN_IF_ERROR(WriteWholeFile(out / "report.md", EvalMarkdown(subject, result)));
-  return WriteWholeFile(out / "report.html", EvalHtml(subject, result));
-}
-
-// Ctrl-C ends the run between two steps; what is finished is on disk by then.
-absl::StatusOr<EvaluationResult> RunInterruptibly(Evaluation& evaluation, Interrupts& interrupts,
-                                                  const std::string& out) {
-  std::atomic<bool> interrupted = false;
-  const Interrupts::Scope scope(interrupts, [&] { interrupted = true; });
-  ProgressLine line(DetectTerminal());
-  line.Show("loading the model", 0, 0);
-  return evaluation.Run([&](const std::string& label, int64_t done, int64_t total) {
-    if (interrupted) {
-      return absl::CancelledError(
-          absl::StrCat("interrupted at ", done, " of ", total, "; finished results are in ", out));
-    }
-    line.Show(label, done, total);
-    return absl::OkStatus();
-  });
+MeasuringCommand CommandOf(const EvalFlags& flags) {
+  return {.name = "eval",
+          .out = flags.out,
+          .less = "a smaller --context, fewer --methods, shorter items"};
 }
 
 int RunEval(EvalFlags& flags) {
+  const MeasuringCommand command = CommandOf(flags);
   if (flags.tasks.empty() && flags.texts.empty()) {
     return Fail(kExitUsage, "eval: nothing to measure: give --tasks FILE or --text FILE",
                 "`tailor eval --help` shows examples");
   }
   Interrupts interrupts;  // before any other thread
   auto file = ModelFile::Open(flags.model);
-  if (!file.ok()) return FailModel(file.status());
+  if (!file.ok()) return FailModel(command, file.status());
   const PolicyRequest request = {.model = flags.model, .policy = flags.policy};
   const auto chosen =
       ChoosePolicy(request, (*file)->name(), (*file)->fingerprint(), (*file)->hyperparameters());
-  if (!chosen.ok()) return FailModel(chosen.status());
+  if (!chosen.ok()) return FailModel(command, chosen.status());
   const EvalSubject subject = {.model_name = (*file)->name(),
                                .weights = (*file)->fingerprint().ToHex(),
                                .policy_summary = chosen->policy.Summary(),
@@ -137,16 +67,23 @@ int RunEval(EvalFlags& flags) {
   options.texts.assign(flags.texts.begin(), flags.texts.end());
   options.out = flags.out;
   auto evaluation = Evaluation::Plan(*std::move(file), chosen->policy, options);
-  if (!evaluation.ok()) return FailEval(evaluation.status(), flags);
-  const auto result = RunInterruptibly(**evaluation, interrupts, flags.out);
-  if (!result.ok()) {
-    return IsModelFault(result.status()) ? FailModel(result.status())
-                                         : FailEval(result.status(), flags);
+  if (!evaluation.ok()) return FailMeasuring(command, evaluation.status());
+  EvaluationResult result;
+  const absl::Status run =
+      RunInterruptibly(interrupts, flags.out, [&](const ProgressFn& progress) -> absl::Status {
+        TS_ASSIGN_OR_RETURN(result, (*evaluation)->Run(progress));
+        return absl::OkStatus();
+      });
+  if (!run.ok()) {
+    return IsModelFault(run) ? FailModel(command, run) : FailMeasuring(command, run);
   }
-  if (absl::Status written = WriteReports(subject, *result, options.out); !written.ok()) {
-    return FailEval(written, flags);
+  const Reports reports = {.json = EvalJson(subject, result),
+                           .markdown = EvalMarkdown(subject, result),
+                           .html = EvalHtml(subject, result)};
+  if (const absl::Status written = WriteReports(reports, options.out); !written.ok()) {
+    return FailMeasuring(command, written);
   }
-  std::printf("%s", EvalMarkdown(subject, *result).c_str());
+  std::printf("%s", reports.markdown.c_str());
   std::fprintf(stderr, "reports: %s/report.html, report.md, report.json\n", flags.out.c_str());
   return kExitOk;
 }

@@ -10,6 +10,7 @@
 #include "services/cli/report/html_page.h"
 #include "services/cli/report/markdown_table.h"
 #include "services/cli/report/svg_plot.h"
+#include "services/cli/spread_text.h"
 
 namespace tailor {
 namespace {
@@ -29,14 +30,6 @@ constexpr char kTaskNote[] =
     "item by item. Few items that all "
     "score "
     "alike give an interval without width: that is no certainty.";
-
-std::string PlusMinus(const Spread& s, double scale, const char* format) {
-  const auto number = [&](double v) {
-    return absl::StrFormat(*absl::ParsedFormat<'f'>::New(format), v * scale);
-  };
-  return s.standard_error ? absl::StrCat(number(s.mean), " ± ", number(*s.standard_error))
-                          : number(s.mean);
-}
 
 std::string PerCent(const Estimate& e, const char* format) {
   const auto number = [&](double v) {

@@ -15,6 +15,7 @@ First steps:
   tailor chat --document book.txt --ask "..."   ask about a long document
   tailor status                                 what runs, and what it holds
   tailor eval model.gguf --text book.txt        what the compressed cache costs in quality
+  tailor calibrate model.gguf --text book.txt   a cache policy for a model, within your limits
   tailor COMMAND --help                         more, with examples
 
 Every flag has an environment variable: --max-tokens is TAILOR_MAX_TOKENS; flags win.
@@ -44,6 +45,7 @@ int Main(int argc, char** argv) {
   AddSessionsCommand(app, globals, &run);
   AddStatusCommand(app, globals, &run);
   AddEvalCommand(app, globals, &run);
+  AddCalibrateCommand(app, globals, &run);
   AddVersionCommand(app, globals, &run);
   try {
     app.parse(argc, argv);

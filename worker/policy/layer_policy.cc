@@ -105,7 +105,9 @@ absl::Status LayerPolicy::Validate(const LlamaHyperparameters& model,
   if (mass_floor > 0 && check_every_tokens == 0) {
     return absl::InvalidArgumentError("policy field mass_floor needs check_every_tokens above 0");
   }
-  return absl::OkStatus();
+  if (calibration == nullptr) return absl::OkStatus();
+  return CheckRange("evidence.dense_preference's length",
+                    static_cast<int64_t>(calibration->scores.size()), model.layers, model.layers);
 }
 
 Fingerprint LayerPolicy::fingerprint() const {

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -14,6 +15,7 @@
 #include "common/fingerprint.h"
 #include "common/model_file/model_file.h"
 #include "kvstore/select/select.h"
+#include "worker/policy/calibration_evidence.h"
 
 namespace tailor {
 
@@ -71,6 +73,10 @@ struct LayerPolicy {
   // Below this mean captured mass a sequence's top_k doubles, in the end to exact attention; 0: never.
   // Higher is closer to exact and slower.
   float mass_floor = 0;
+  // Where the numbers come from, for people: a note by hand, or what `tailor calibrate` measured (shared,
+  // since every sequence has a copy of its policy). Neither changes a token.
+  std::string note;
+  std::shared_ptr<const CalibrationEvidence> calibration;
 
   // Tokens the worker keeps beyond the last sealed page: max(recent, residual).
   int32_t WindowTokens() const;
@@ -80,7 +86,7 @@ struct LayerPolicy {
   // Errors: InvalidArgument names field, value, limit; FailedPrecondition when made for other
   // weights.
   absl::Status Validate(const LlamaHyperparameters& model, const Fingerprint& weights) const;
-  // Over every field that changes tokens: selector is not one of them.
+  // Over every field that changes tokens: selector, note and calibration are not among them.
   Fingerprint fingerprint() const;
   std::string Summary() const;
 

@@ -5,6 +5,7 @@
 
 #include "common/status.h"
 #include "nlohmann/json.hpp"
+#include "worker/policy/evidence_json.h"
 #include "worker/policy/layer_policy.h"
 
 namespace tailor {
@@ -110,6 +111,20 @@ absl::Status ReadIdentity(const json& object, LayerPolicy* policy) {
   return absl::OkStatus();
 }
 
+// A string is a note by hand; an object is what `tailor calibrate` measured.
+absl::Status ReadEvidence(const json& object, LayerPolicy* policy) {
+  const auto evidence = object.find("evidence");
+  if (evidence == object.end()) return absl::OkStatus();
+  if (evidence->is_string()) {
+    policy->note = evidence->get<std::string>();
+    return absl::OkStatus();
+  }
+  if (!evidence->is_object()) return FieldError("evidence", "a string or an object");
+  TS_ASSIGN_OR_RETURN(auto read, EvidenceFromJson(*evidence));
+  policy->calibration = std::make_shared<const CalibrationEvidence>(std::move(read));
+  return absl::OkStatus();
+}
+
 // An array of numbers from 0 to 4096: layers, or rows.
 absl::Status ReadNumbers(const json& object, const char* field, std::vector<int32_t>* out) {
   if (!object.contains(field) || !object[field].is_array()) {
@@ -127,7 +142,7 @@ absl::Status ReadNumbers(const json& object, const char* field, std::vector<int3
 }  // namespace
 
 std::string LayerPolicy::ToJson() const {
-  const json object = {
+  json object = {
       {"version", kVersion},
       {"model_name", model_name},
       {"weights", weights.ToHex()},
@@ -150,7 +165,10 @@ std::string LayerPolicy::ToJson() const {
       {"check_every_tokens", check_every_tokens},
       {"mass_floor", mass_floor},
   };
-  return object.dump(2) + "\n";
+  if (!note.empty()) object["evidence"] = note;
+  if (calibration != nullptr) object["evidence"] = EvidenceToJson(*calibration);
+  // Names come from other files: what is no UTF-8 in them must not end the program.
+  return object.dump(2, ' ', /*ensure_ascii=*/false, json::error_handler_t::replace) + "\n";
 }
 
 absl::StatusOr<LayerPolicy> LayerPolicy::FromJson(std::string_view text) {
@@ -189,6 +207,13 @@ absl::StatusOr<LayerPolicy> LayerPolicy::FromJson(std::string_view text) {
   TS_RETURN_IF_ERROR(ReadInt(object, "check_every_tokens", &policy.check_every_tokens));
   TS_RETURN_IF_ERROR(ReadFloat(object, "mass_floor", &policy.mass_floor));
   policy.select.sink_tokens = policy.sink_tokens;
+  TS_RETURN_IF_ERROR(ReadEvidence(object, &policy));
+  if (policy.calibration != nullptr && policy.calibration->policy != policy.fingerprint()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "policy field evidence was measured with policy ",
+        policy.calibration->policy.ToHex().substr(0, 16), ", the file's numbers make ",
+        policy.fingerprint().ToHex().substr(0, 16), ": calibrate again, or remove the evidence"));
+  }
   return policy;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "common/status.h"
+#include "worker/quality/text_input.h"
 
 namespace tailor {
 namespace {
@@ -11,28 +12,11 @@ using nlohmann::json;
 
 // Grows when the same inputs would give other results than before.
 constexpr int kHarnessVersion = 1;
-constexpr int64_t kMaxInputBytes = int64_t{1} << 30;
-
-struct InputFile {
-  std::string text, fingerprint;
-};
-
-absl::StatusOr<InputFile> ReadInput(const std::filesystem::path& path) {
-  InputFile file;
-  TS_ASSIGN_OR_RETURN(file.text, ReadWholeFile(path, kMaxInputBytes));
-  file.fingerprint = Fingerprinter().AddString(file.text).Finish().ToHex();
-  return file;
-}
 
 json Header(const ModelFile& file, const LayerPolicy& policy) {
   return {{"harness_version", kHarnessVersion},
           {"weights", file.fingerprint().ToHex()},
           {"policy", policy.fingerprint().ToHex()}};
-}
-
-absl::Status AtPath(const absl::Status& status, const std::filesystem::path& path) {
-  return absl::Status(status.code(),
-                      absl::StrCat(path.string(), ": ", std::string(status.message())));
 }
 
 }  // namespace
@@ -101,25 +85,18 @@ absl::Status Evaluation::PlanTexts() {
   if (methods_.size() < 2) {
     return absl::InvalidArgumentError("texts compare methods with full: name another one");
   }
-  if (options_.text.WindowTokens() > shape_.context_tokens) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "a text window has ", options_.text.WindowTokens(),
-        " tokens (context, decoded, one target), the model's context is ", shape_.context_tokens));
-  }
+  TS_RETURN_IF_ERROR(CheckWindow(options_.text, shape_));
   json header = Header(*file_, policy_);
   header["context_tokens"] = options_.text.context_tokens;
   header["decode_tokens"] = options_.text.decode_tokens;
   header["windows"] = options_.text.windows;
-  const auto bos = file_->tokenizer().add_bos ? tokenizer_->bos() : std::nullopt;
   for (const std::filesystem::path& path : options_.texts) {
     TS_ASSIGN_OR_RETURN(const InputFile input, ReadInput(path));
-    const auto ids = tokenizer_->Encode(input.text);
-    if (!ids.ok()) return AtPath(ids.status(), path);
-    auto windows = CutWindows(*ids, options_.text, bos);
-    if (!windows.ok()) return AtPath(windows.status(), path);
-    for (size_t w = 0; w < windows->size(); ++w) {
+    TS_ASSIGN_OR_RETURN(auto windows, CutText(input.text, path, *tokenizer_, file_->tokenizer(),
+                                              options_.text));
+    for (size_t w = 0; w < windows.size(); ++w) {
       windows_.push_back(
-          {absl::StrCat(input.fingerprint.substr(0, 16), "/", w), std::move((*windows)[w])});
+          {absl::StrCat(input.fingerprint.substr(0, 16), "/", w), std::move(windows[w])});
     }
     header["texts"].push_back(input.fingerprint);
   }

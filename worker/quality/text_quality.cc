@@ -10,27 +10,6 @@ namespace {
 
 using nlohmann::json;
 
-// log softmax, in double.
-void LogProbabilities(std::span<const float> logits, std::vector<double>* out) {
-  const double largest = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (const float l : logits) sum += std::exp(l - largest);
-  out->resize(logits.size());
-  for (size_t v = 0; v < logits.size(); ++v) (*out)[v] = logits[v] - largest - std::log(sum);
-}
-
-void AddToken(std::span<const double> full, std::span<const double> method, TokenId next,
-              WindowQuality* out) {
-  for (size_t v = 0; v < full.size(); ++v) out->kl += std::exp(full[v]) * (full[v] - method[v]);
-  const auto best = [](std::span<const double> p) {
-    return std::max_element(p.begin(), p.end()) - p.begin();
-  };
-  out->agreements += best(full) == best(method);
-  out->nll_full -= full[next];
-  out->nll -= method[next];
-  ++out->tokens;
-}
-
 struct Contestant {
   MethodRun run;
   std::unique_ptr<AttentionProbe> probe;  // null for a full cache
@@ -64,6 +43,13 @@ Spread Exponential(const Spread& log) {
 }
 
 }  // namespace
+
+absl::Status CheckWindow(const TextOptions& options, const LlamaHyperparameters& model) {
+  if (options.WindowTokens() <= model.context_tokens) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "a text window has ", options.WindowTokens(),
+      " tokens (context, decoded, one target), the model's context is ", model.context_tokens));
+}
 
 absl::StatusOr<std::vector<std::vector<TokenId>>> CutWindows(std::span<const TokenId> text,
                                                              const TextOptions& options,
@@ -110,7 +96,7 @@ absl::StatusOr<std::vector<WindowQuality>> MeasureWindow(
     for (size_t m = 0; m < contestants.size(); ++m) {
       TS_RETURN_IF_ERROR(contestants[m].run.Step(window[i]));
       LogProbabilities(model.logits(), &method);
-      AddToken(full, method, window[i + 1], &out[m]);
+      out[m].Add(full, method, window[i + 1]);
     }
   }
   for (size_t m = 0; m < contestants.size(); ++m) {
@@ -120,6 +106,26 @@ absl::StatusOr<std::vector<WindowQuality>> MeasureWindow(
   TS_RETURN_IF_ERROR(yardstick.Close());
   TS_RETURN_IF_ERROR(model.store->CloseSequence(prompt->handle()));
   return out;
+}
+
+void LogProbabilities(std::span<const float> logits, std::vector<double>* out) {
+  const double largest = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (const float l : logits) sum += std::exp(l - largest);
+  out->resize(logits.size());
+  for (size_t v = 0; v < logits.size(); ++v) (*out)[v] = logits[v] - largest - std::log(sum);
+}
+
+void WindowQuality::Add(std::span<const double> full, std::span<const double> method,
+                        TokenId next) {
+  for (size_t v = 0; v < full.size(); ++v) kl += std::exp(full[v]) * (full[v] - method[v]);
+  const auto best = [](std::span<const double> p) {
+    return std::max_element(p.begin(), p.end()) - p.begin();
+  };
+  agreements += best(full) == best(method);
+  nll_full -= full[next];
+  nll -= method[next];
+  ++tokens;
 }
 
 json WindowQuality::ToJson() const {

@@ -24,11 +24,17 @@ struct TextOptions {
   int64_t WindowTokens() const { return context_tokens + decode_tokens + 1; }  // + the last target
 };
 
+// Errors: InvalidArgument when a window is longer than the model's context.
+absl::Status CheckWindow(const TextOptions& options, const LlamaHyperparameters& model);
+
 // `windows` windows, evenly spread over the text, none overlapping; each begins with `bos` if the
 // model expects one. Errors: InvalidArgument when the text is too short, saying what would fit.
 absl::StatusOr<std::vector<std::vector<TokenId>>> CutWindows(std::span<const TokenId> text,
                                                              const TextOptions& options,
                                                              std::optional<TokenId> bos);
+
+// log softmax, in double.
+void LogProbabilities(std::span<const float> logits, std::vector<double>* out);
 
 // One method in one window: sums over the decoded tokens.
 struct WindowQuality {
@@ -37,6 +43,8 @@ struct WindowQuality {
   double nll_full = 0, nll = 0;        // -log p(the text's next token)
   std::vector<LayerQuality> layers;    // empty for a full cache
 
+  // One more token: log probabilities [vocab] of both, and the text's own next token.
+  void Add(std::span<const double> full, std::span<const double> method, TokenId next);
   nlohmann::json ToJson() const;
   static absl::StatusOr<WindowQuality> FromJson(const nlohmann::json& record);
 };
