@@ -36,7 +36,7 @@ absl::Status DecodeStep(const LlamaModel& model, const LayerPolicy& policy, Toke
   for (int32_t layer = 0; layer < m.layers; ++layer) {
     const LlamaLayer& w = model.weights.layers[layer];
     const bool predicted = policy.query == QueryMode::kPredicted;
-    if (predicted) {
+    if (predicted && layer > 0) {
       TS_RETURN_IF_ERROR(PostPredicted(model, policy, layer, position, cache, b));
     }
     ops.RmsNorm(x, w.attn_norm, m.rms_eps, x_norm);
@@ -44,6 +44,10 @@ absl::Status DecodeStep(const LlamaModel& model, const LayerPolicy& policy, Toke
     // Layer 0 has no layer before it: its own query is there in time.
     if (cache.Fetches(layer) && (!predicted || layer == 0)) {
       TS_RETURN_IF_ERROR(cache.PostFetch(layer, q.row(0)));
+    }
+    // Rows are taken in the order of the posts: a sparse layer 0 posts before it predicts layer 1.
+    if (predicted && layer == 0) {
+      TS_RETURN_IF_ERROR(PostPredicted(model, policy, layer, position, cache, b));
     }
     cache.NewRows(layer, store_rows, window_rows);
     ops.WriteRows(k, v, store_rows, m.head_dim);

@@ -20,6 +20,11 @@ absl::StatusOr<std::unique_ptr<PreparedWindow>> PreparedWindow::Prepare(
   return made;
 }
 
+std::string PreparedWindow::TokenOf(int64_t position) const {
+  return absl::StrCat("token ", position - options_.context_tokens + 1, " of ",
+                      options_.decode_tokens);
+}
+
 absl::Status PreparedWindow::RunFull(const DensePreferenceOptions& scoring,
                                      const Progress& progress) {
   TS_ASSIGN_OR_RETURN(
@@ -28,7 +33,7 @@ absl::Status PreparedWindow::RunFull(const DensePreferenceOptions& scoring,
                              tokens(), scoring);
   full->set_probe(&probe);
   for (int64_t i = options_.context_tokens; i < tokens(); ++i) {
-    TS_RETURN_IF_ERROR(progress("full attention"));
+    TS_RETURN_IF_ERROR(progress(TokenOf(i)));
     TS_RETURN_IF_ERROR(model_.Step(window_[i], model_.policy, *full));
     const auto logits = model_.logits();
     full_logits_.emplace_back(logits.begin(), logits.end());
@@ -46,7 +51,7 @@ absl::StatusOr<WindowQuality> PreparedWindow::Measure(const LayerPolicy& layers,
   WindowQuality quality;
   std::vector<double> full, method;
   for (int64_t i = options_.context_tokens; i < tokens(); ++i) {
-    TS_RETURN_IF_ERROR(progress("token"));
+    TS_RETURN_IF_ERROR(progress(TokenOf(i)));
     TS_RETURN_IF_ERROR(model_.Step(window_[i], layers, *cache));
     LogProbabilities(full_logits_[i - options_.context_tokens], &full);
     LogProbabilities(model_.logits(), &method);

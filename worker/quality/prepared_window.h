@@ -39,6 +39,7 @@ class PreparedWindow {
                  const TextOptions& options)
       : model_(model), name_(name), window_(std::move(window)), options_(options) {}
   absl::Status RunFull(const DensePreferenceOptions& scoring, const Progress& progress);
+  std::string TokenOf(int64_t position) const;  // for progress
   int64_t tokens() const { return options_.context_tokens + options_.decode_tokens; }
 
   MeasuredModel& model_;
