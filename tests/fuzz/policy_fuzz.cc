@@ -15,6 +15,19 @@ LlamaHyperparameters Model() {
   return model;
 }
 
+CalibrationEvidence EvidenceFor(const LayerPolicy& policy) {
+  CalibrationEvidence evidence;
+  evidence.policy = policy.fingerprint();
+  evidence.texts = {{"a.txt", policy.weights}};
+  evidence.context_tokens = evidence.decode_tokens = evidence.windows = evidence.last_queries = 1;
+  evidence.scores = {0.5, 0.25, 0.1, 0};
+  evidence.max_kl = 0.01;
+  evidence.held_out.recall = {std::nullopt, 0.9, std::nullopt, 0.8};
+  evidence.default_held_out.kl_error = 0.001;
+  evidence.tried = {{"default", "layers", 1, 2, 0.5, 1.5, 0.75}};
+  return evidence;
+}
+
 }  // namespace
 
 std::vector<std::string> Seeds() {
@@ -23,6 +36,10 @@ std::vector<std::string> Seeds() {
   policy.quantized_layers = {0, 2};
   policy.selector = Selector::kStore;
   policy.query = QueryMode::kPredicted;
+  seeds.push_back(policy.ToJson());
+  policy.note = "by hand";
+  seeds.push_back(policy.ToJson());
+  policy.calibration = std::make_shared<const CalibrationEvidence>(EvidenceFor(policy));
   seeds.push_back(policy.ToJson());
   return seeds;
 }
