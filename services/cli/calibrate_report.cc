@@ -181,6 +181,15 @@ std::string RecallPlot(const CalibrationResult& result) {
                                           line("chosen", 0, result.held_out)});
 }
 
+// Far above the front's worst, a policy would press all others to the axis.
+double PlottedKl(const CalibrationResult& result) {
+  double worst = 0;
+  for (const size_t i : ParetoFront(result.search.measured)) {
+    worst = std::max(worst, result.search.measured[i].kl());
+  }
+  return 1.25 * worst;
+}
+
 std::string BytesPlot(const CalibrationResult& result) {
   const auto& measured = result.search.measured;
   const auto point = [&](size_t i) {
@@ -188,22 +197,35 @@ std::string BytesPlot(const CalibrationResult& result) {
   };
   PlotSeries front = {.name = "front", .color = 0, .points = {}};
   for (const size_t i : ParetoFront(measured)) front.points.push_back(point(i));
-  PlotSeries tried = {.name = "tried", .color = 5, .points = {}};
-  for (size_t i = 0; i < measured.size(); ++i) tried.points.push_back(point(i));
-  std::sort(tried.points.begin(), tried.points.end());
-  std::vector<std::pair<double, double>> apart;  // gaps between them: markers without lines
-  for (const auto& p : tried.points) {
-    apart.push_back(p);
-    apart.emplace_back(p.first, kNoNumber);
+  const double limit = PlottedKl(result);
+  std::vector<std::pair<double, double>> points;
+  for (size_t i = 0; i < measured.size(); ++i) {
+    if (measured[i].kl() <= limit) points.push_back(point(i));
   }
-  tried.points = std::move(apart);
-  PlotSeries chosen = {.name = "chosen", .color = 1, .points = {point(result.search.chosen)}};
+  std::sort(points.begin(), points.end());
+  PlotSeries tried = {.name = "tried", .color = 5, .points = {}};
+  for (const auto& p : points) {
+    tried.points.push_back(p);
+    tried.points.emplace_back(p.first, kNoNumber);  // a gap: markers without lines
+  }
+  const PlotSeries chosen = {.name = "chosen", .color = 1, .points = {point(result.search.chosen)}};
   return LinePlot({.title = "Quality against fetched bytes",
                    .x_label = "KiB fetched a token",
                    .y_label = "KL, nats a token",
                    .y_low = 0,
                    .y_high = 0},
-                  std::vector<PlotSeries>{front, tried, chosen});
+                  std::vector<PlotSeries>{tried, front, chosen});
+}
+
+std::string BytesCaption(const CalibrationResult& result) {
+  const auto& measured = result.search.measured;
+  const double limit = PlottedKl(result);
+  const auto above = std::count_if(measured.begin(), measured.end(),
+                                   [&](const MeasuredPolicy& m) { return m.kl() > limit; });
+  return absl::StrCat(
+      "KL from full attention against bytes fetched a token, of every policy tried, on ",
+      "the calibration windows.",
+      above == 0 ? "" : absl::StrCat(" Far above the plot: ", above, "."));
 }
 
 json ToJson(const TextSummary& s) {
@@ -263,9 +285,7 @@ std::string CalibrationHtml(const CalibrationResult& result) {
   page.AddTable(HeldOutTable(result));
   page.AddParagraph(kHeldOutNote);
   page.AddHeading("Quality against bytes");
-  page.AddFigure(BytesPlot(result),
-                 "KL from full attention against bytes fetched a token, of every "
-                 "policy tried, on the calibration windows.");
+  page.AddFigure(BytesPlot(result), BytesCaption(result));
   page.AddTable(TriedTable(result));
   page.AddParagraph(kTriedNote);
   page.AddHeading("Layers");

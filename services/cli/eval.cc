@@ -43,6 +43,18 @@ MeasuringCommand CommandOf(const EvalFlags& flags) {
           .less = "a smaller --context, fewer --methods, shorter items"};
 }
 
+int Finish(const EvalFlags& flags, const EvalSubject& subject, const EvaluationResult& result) {
+  const Reports reports = {.json = EvalJson(subject, result),
+                           .markdown = EvalMarkdown(subject, result),
+                           .html = EvalHtml(subject, result)};
+  if (const absl::Status written = WriteReports(reports, flags.out); !written.ok()) {
+    return FailMeasuring(CommandOf(flags), written);
+  }
+  std::printf("%s", reports.markdown.c_str());
+  std::fprintf(stderr, "reports: %s/report.html, report.md, report.json\n", flags.out.c_str());
+  return kExitOk;
+}
+
 int RunEval(EvalFlags& flags) {
   const MeasuringCommand command = CommandOf(flags);
   if (flags.tasks.empty() && flags.texts.empty()) {
@@ -77,15 +89,7 @@ int RunEval(EvalFlags& flags) {
   if (!run.ok()) {
     return IsModelFault(run) ? FailModel(command, run) : FailMeasuring(command, run);
   }
-  const Reports reports = {.json = EvalJson(subject, result),
-                           .markdown = EvalMarkdown(subject, result),
-                           .html = EvalHtml(subject, result)};
-  if (const absl::Status written = WriteReports(reports, options.out); !written.ok()) {
-    return FailMeasuring(command, written);
-  }
-  std::printf("%s", reports.markdown.c_str());
-  std::fprintf(stderr, "reports: %s/report.html, report.md, report.json\n", flags.out.c_str());
-  return kExitOk;
+  return Finish(flags, subject, result);
 }
 
 void AddInputFlags(CLI::App& command, EvalFlags& flags) {

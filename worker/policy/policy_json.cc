@@ -111,7 +111,8 @@ absl::Status ReadIdentity(const json& object, LayerPolicy* policy) {
   return absl::OkStatus();
 }
 
-// A string is a note by hand; an object is what `tailor calibrate` measured.
+// A string is a note by hand; an object is what `tailor calibrate` measured with the policy's
+// numbers, which are read by now.
 absl::Status ReadEvidence(const json& object, LayerPolicy* policy) {
   const auto evidence = object.find("evidence");
   if (evidence == object.end()) return absl::OkStatus();
@@ -122,7 +123,12 @@ absl::Status ReadEvidence(const json& object, LayerPolicy* policy) {
   if (!evidence->is_object()) return FieldError("evidence", "a string or an object");
   TS_ASSIGN_OR_RETURN(auto read, EvidenceFromJson(*evidence));
   policy->calibration = std::make_shared<const CalibrationEvidence>(std::move(read));
-  return absl::OkStatus();
+  const Fingerprint now = policy->fingerprint(), then = policy->calibration->policy;
+  if (then == now) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("policy field evidence was measured with policy ", then.ToHex().substr(0, 16),
+                   ", the file's numbers make ", now.ToHex().substr(0, 16),
+                   ": calibrate again, or remove the evidence"));
 }
 
 // An array of numbers from 0 to 4096: layers, or rows.
@@ -208,12 +214,6 @@ absl::StatusOr<LayerPolicy> LayerPolicy::FromJson(std::string_view text) {
   TS_RETURN_IF_ERROR(ReadFloat(object, "mass_floor", &policy.mass_floor));
   policy.select.sink_tokens = policy.sink_tokens;
   TS_RETURN_IF_ERROR(ReadEvidence(object, &policy));
-  if (policy.calibration != nullptr && policy.calibration->policy != policy.fingerprint()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "policy field evidence was measured with policy ",
-        policy.calibration->policy.ToHex().substr(0, 16), ", the file's numbers make ",
-        policy.fingerprint().ToHex().substr(0, 16), ": calibrate again, or remove the evidence"));
-  }
   return policy;
 }
 
