@@ -123,13 +123,23 @@ TEST_F(PreparedWindowTest, EachLayerHasAScore) {
   }
 }
 
-// The arena holds a window's pages once: without Close the next would find no room.
+// The arena holds one window and its forks: without Close the next would find no room.
 TEST_F(PreparedWindowTest, AClosedWindowGivesItsPagesBack) {
-  const auto model = LoadAllSparse();
+  LayerPolicy all_sparse = Default();
+  all_sparse.quantized_layers.clear();
+  auto file = *ModelFile::Open(dir_ / "tiny.gguf");
+  const auto bytes = MeasuredModel::ArenaBytes(file->hyperparameters(), all_sparse,
+                                               kOptions.WindowTokens(), kOptions.decode_tokens, 2);
+  ASSERT_TRUE(bytes.ok());
+  const auto model = *MeasuredModel::Create(
+      std::move(file), all_sparse, {.threads = 1, .context_tokens = 2048, .arena_bytes = *bytes});
   for (int i = 0; i < 12; ++i) {
     const auto window = PreparedWindow::Prepare(*model, absl::StrCat("w", i), Ids(), kOptions,
                                                 kScoring, NoProgress);
     ASSERT_TRUE(window.ok()) << i << ": " << window.status();
+    for (const LayerPolicy& policy : SomePolicies(Default())) {
+      ASSERT_TRUE((*window)->Measure(policy, NoProgress).ok()) << i << ": " << policy.Summary();
+    }
     ASSERT_TRUE((*window)->Close().ok());
   }
 }
