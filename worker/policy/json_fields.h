@@ -28,7 +28,7 @@ class JsonFields {
                                   std::optional<double>* out);
   absl::Status ReadText(const char* field, size_t max_bytes, std::string* out);
   absl::Status ReadFingerprint(const char* field, Fingerprint* out);
-  // The field's elements; nullptr with an error when it is no array or too long.
+  // The field, which is an array no longer than that.
   absl::StatusOr<const nlohmann::json*> ReadArray(const char* field, size_t max_length);
   absl::StatusOr<JsonFields> ReadObject(const char* field);
   // After the last Read: errors on a field that was not asked for.

@@ -29,7 +29,7 @@ class PreparedWindow {
   absl::StatusOr<WindowQuality> Measure(const LayerPolicy& layers, const Progress& progress);
   // Dense preference, [layers].
   const std::vector<double>& scores() const { return scores_; }
-  // Rows fetched by the last Measure, in bytes.
+  // Rows fetched by the last Measure, in bytes: what PolicyCost::fetched_bytes predicts a token.
   int64_t bytes_fetched() const { return bytes_fetched_; }
   // Gives the window's pages back to the store.
   absl::Status Close() { return model_.store->CloseSequence(prompt_->handle()); }
