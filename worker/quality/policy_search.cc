@@ -7,12 +7,21 @@
 
 namespace tailor {
 
+namespace {
+
+// To how many rows the fewest that reach a quality are found: fewer tell no policies apart.
+constexpr int64_t kRowStep = 16;
+
+}  // namespace
+
 int64_t SearchSpace::MaxTried(size_t dense_layers) const {
   const size_t values = bits.size() + residual_tokens.size() + channels.size() +
                         rescore_extra.size() + dense_layers + 1;
+  int64_t steps = 0;  // halvings between two numbers of the ladder
+  for (int64_t gap = top_k.empty() ? 0 : top_k.back(); gap > kRowStep; gap = (gap + 1) / 2) ++steps;
   // The ladder of rows twice more when it shrinks: evenly, and by layer. Start, group, query, the
   // rows that fill a limit, and one allocation.
-  return static_cast<int64_t>(values + 3 * top_k.size() + 6);
+  return static_cast<int64_t>(values + 3 * top_k.size() + 6) + steps;
 }
 
 absl::Status PolicySearch::Measure(const LayerPolicy& policy, const std::string& step) {
@@ -171,6 +180,26 @@ absl::Status PolicySearch::ShrinkRows() {
   return absl::OkStatus();
 }
 
+// Between the last number of the ladder that reached the quality and the next one, which did not.
+absl::Status PolicySearch::BisectRows() {
+  if (!limits_.kl || !MeetsLimits(best(), limits_)) return absl::OkStatus();
+  int64_t low = 0, high = MeanRows(best().policy);
+  for (const int32_t rows : in_.space.top_k) {
+    if (rows < high) low = rows;
+  }
+  while (high - low > kRowStep) {
+    const int64_t rows = (low + high) / 2;
+    const MeasuredPolicy before = best();
+    LayerPolicy even = before.policy;
+    even.select.top_k = static_cast<int32_t>(rows);
+    even.layer_top_k.clear();
+    TS_RETURN_IF_ERROR(before.policy.layer_top_k.empty() ? TryRows(even, rows) : Allocate(even));
+    const bool better = best().policy.fingerprint() != before.policy.fingerprint();
+    (better ? high : low) = rows;
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<SearchResult> PolicySearch::Run() {
   TS_RETURN_IF_ERROR(MeasureStart());
   TS_RETURN_IF_ERROR(FillLimit());
@@ -180,6 +209,7 @@ absl::StatusOr<SearchResult> PolicySearch::Run() {
   TS_RETURN_IF_ERROR(FillLimit());
   TS_RETURN_IF_ERROR(Allocate(best().policy));
   TS_RETURN_IF_ERROR(ShrinkRows());
+  TS_RETURN_IF_ERROR(BisectRows());
   const size_t chosen = ChooseMeasured(measured_, limits_);
   return SearchResult{.limits = limits_, .measured = std::move(measured_), .chosen = chosen};
 }

@@ -66,6 +66,7 @@ class PolicySearch {
   absl::Status TrySelection();
   absl::Status FillLimit();
   absl::Status ShrinkRows();
+  absl::Status BisectRows();
   absl::Status Allocate(const LayerPolicy& base);
   const MeasuredPolicy& best() const { return measured_[ChooseMeasured(measured_, limits_)]; }
   // Rows a sparse layer fetches on average.

@@ -267,6 +267,24 @@ TEST(PolicySearchTest, AQualityIsReachedWithFewerRowsThanTheLadderAloneNeeds) {
   EXPECT_LT(result.measured[result.chosen].cost.fetched_bytes, ladder);
 }
 
+TEST(PolicySearchTest, TheFewestRowsThatReachAQualityAreFoundBetweenTheLaddersNumbers) {
+  for (const double kl : {0.02, 0.025, 0.03, 0.035}) {
+    SCOPED_TRACE(kl);
+    const SearchResult result = Search({.device_bytes = {}, .fetched_bytes = {}, .kl = kl}).result;
+    const MeasuredPolicy& chosen = result.measured[result.chosen];
+    ASSERT_LE(chosen.kl(), kl);
+    // One like it, with at most 16 rows a layer fewer, was measured and missed.
+    const int64_t sparse = static_cast<int64_t>(chosen.policy.SparseLayers(6).size());
+    const int64_t rows = FetchedRows(chosen.policy, 6);
+    bool bracketed = false;
+    for (const MeasuredPolicy& m : result.measured) {
+      const int64_t fewer = rows - FetchedRows(m.policy, 6);
+      bracketed |= fewer > 0 && fewer <= 16 * sparse && m.kl() > kl;
+    }
+    EXPECT_TRUE(bracketed) << rows / sparse;
+  }
+}
+
 TEST(PolicySearchTest, ALimitBelowTheLadderIsFilledExactly) {
   // 20 rows in each of five layers, 2 KV heads, 256 bytes a row; a byte short of 21.
   const int64_t limit = 21 * 5 * 2 * 256 - 1;
