@@ -51,8 +51,9 @@ int FailMeasuring(const MeasuringCommand& command, const absl::Status& status) {
 }
 
 int FailModel(const MeasuringCommand& command, const absl::Status& status) {
-  return Fail(kExitBadModel, What(command, status),
-              "a model is a .gguf file or a Hugging Face directory of the Llama architecture");
+  return Fail(
+      kExitBadModel, What(command, status),
+      "a model is a .gguf file or a Hugging Face directory, of the Llama or Qwen2 architecture");
 }
 
 bool IsModelFault(const absl::Status& status) {

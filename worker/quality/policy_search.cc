@@ -16,12 +16,12 @@ constexpr int64_t kRowStep = 16;
 
 int64_t SearchSpace::MaxTried(size_t dense_layers) const {
   const size_t values = bits.size() + residual_tokens.size() + channels.size() +
-                        rescore_extra.size() + dense_layers + 1;
+                        rescore_extra.size() + tail_gain.size() + dense_layers + 1;
   int64_t steps = 0;  // halvings between two numbers of the ladder
   for (int64_t gap = top_k.empty() ? 0 : top_k.back(); gap > kRowStep; gap = (gap + 1) / 2) ++steps;
-  // The ladder of rows twice more when it shrinks: evenly, and by layer. Start, group, query, the
-  // rows that fill a limit, and one allocation.
-  return static_cast<int64_t>(values + 3 * top_k.size() + 6) + steps;
+  // The ladder of rows twice more when it shrinks: evenly, and by layer. Start, group, query, no
+  // tail, the rows that fill a limit, and one allocation.
+  return static_cast<int64_t>(values + 3 * top_k.size() + 7) + steps;
 }
 
 absl::Status PolicySearch::Measure(const LayerPolicy& policy, const std::string& step) {
@@ -122,6 +122,18 @@ absl::Status PolicySearch::TrySelection() {
              [](LayerPolicy& p) { p.query = QueryMode::kPredicted; });
 }
 
+absl::Status PolicySearch::TryTail() {
+  const LayerPolicy base = best().policy;
+  TS_RETURN_IF_ERROR(Try(base, "tail none", [](LayerPolicy& p) { p.tail = Tail::kNone; }));
+  for (const float gain : in_.space.tail_gain) {
+    TS_RETURN_IF_ERROR(Try(base, absl::StrCat("tail_gain ", gain), [&](LayerPolicy& p) {
+      p.tail = Tail::kPageMeans;
+      p.tail_gain = gain;
+    }));
+  }
+  return absl::OkStatus();
+}
+
 int64_t PolicySearch::MeanRows(const LayerPolicy& policy) const {
   const auto sparse = static_cast<int64_t>(policy.SparseLayers(in_.model.layers).size());
   return sparse == 0 ? 0 : FetchedRows(policy, in_.model.layers) / sparse;
@@ -206,6 +218,7 @@ absl::StatusOr<SearchResult> PolicySearch::Run() {
   TS_RETURN_IF_ERROR(TryLayers());
   TS_RETURN_IF_ERROR(TryQuantization());
   TS_RETURN_IF_ERROR(TrySelection());
+  TS_RETURN_IF_ERROR(TryTail());
   TS_RETURN_IF_ERROR(FillLimit());
   TS_RETURN_IF_ERROR(Allocate(best().policy));
   TS_RETURN_IF_ERROR(ShrinkRows());

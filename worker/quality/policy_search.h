@@ -19,6 +19,7 @@ struct SearchSpace {
   std::vector<int32_t> residual_tokens = {64, 128, 256};
   std::vector<int32_t> channels = {8, 16, 24, 32};
   std::vector<int32_t> rescore_extra = {0, 64, 128};
+  std::vector<float> tail_gain = {0, 0.25f, 0.5f};
 
   // Most policies that a search measures.
   int64_t MaxTried(size_t dense_layers) const;
@@ -64,6 +65,7 @@ class PolicySearch {
   absl::Status TryLayers();
   absl::Status TryQuantization();
   absl::Status TrySelection();
+  absl::Status TryTail();
   absl::Status FillLimit();
   absl::Status ShrinkRows();
   absl::Status BisectRows();

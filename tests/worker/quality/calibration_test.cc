@@ -28,7 +28,8 @@ class CalibrationTest : public ::testing::Test {
                       .bits = {2, 8},
                       .residual_tokens = {64, 128},
                       .channels = {8, 24},
-                      .rescore_extra = {0, 64}};
+                      .rescore_extra = {0, 64},
+                      .tail_gain = {0.25f}};
     options_.threads = 1;
     options_.out = dir_ / "out";
     options_.tool = "9.8.7";
