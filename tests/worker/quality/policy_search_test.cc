@@ -29,7 +29,12 @@ PoolShape Shape() { return {.layers = 6, .kv_heads = 2, .head_dim = 64, .sparse_
 
 Fingerprint Weights() { return Fingerprinter().AddInt(1).Finish(); }
 
-LayerPolicy Start() { return LayerPolicy::Default("m", Weights(), Model()); }
+// With fewer bits than the default: there is something to gain.
+LayerPolicy Start() {
+  LayerPolicy policy = LayerPolicy::Default("m", Weights(), Model());
+  policy.bits = 2;
+  return policy;
+}
 
 // Better with more rows (some layers more than others), channels, bits and window, plus a little
 // that only the fingerprint decides.
