@@ -19,7 +19,9 @@ int64_t AlignUp(int64_t value) {
 int64_t RowsBytes(const PoolShape& s) { return int64_t{kPageTokens} * 2 * s.head_dim * 2; }
 int64_t ChecksBytes() { return int64_t{kPageTokens} * 4; }
 int64_t IndexBytes(const PoolShape& s) { return int64_t{kPageTokens} / 2 * s.head_dim; }
-int64_t ChannelBytes(const PoolShape& s) { return int64_t{s.head_dim} * 4; }  // fp32, or K and V in bf16
+int64_t ChannelBytes(const PoolShape& s) {
+  return int64_t{s.head_dim} * 4;
+}  // fp32, or K and V in bf16
 
 absl::Status CheckRange(const char* what, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return absl::OkStatus();

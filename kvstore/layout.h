@@ -5,17 +5,18 @@
 //   headers      [page]                                             PageHeader
 //   tokens       [page][page_tokens]                                int32
 //   rows         [layer][kv_head][page][page_tokens][2][head_dim]   bf16, K then V of one token
-//   row_checks   [layer][kv_head][page][page_tokens]                uint32, XXH3 of the row, see seal
-//   index        [sparse][kv_head][page][head_dim][page_tokens]     4 bits, channel-major keys
+//   row_checks   [layer][kv_head][page][page_tokens]                uint32, XXH3 of the row, see
+//   seal index        [sparse][kv_head][page][head_dim][page_tokens]     4 bits, channel-major keys
 //   index_scale  [sparse][kv_head][page][head_dim]                  fp32, key = code * scale + min
 //   index_min    [sparse][kv_head][page][head_dim]                  fp32
 //   kmax         [sparse][kv_head][page][head_dim]                  fp32, max |K| of the page
 //   mean_rows    [sparse][kv_head][page][2][head_dim]               bf16, mean K then mean V
 //
 // `rows` covers every layer, quantized ones too: a new turn then attends exactly to the past and a
-// new worker rebuilds its codes bit for bit (docs/decisions/0002-rows-for-every-layer.md). The other
-// arrays exist for sparse layers only; `sparse` is the layer's rank among them. The worker writes
-// tokens and rows of open pages; the store alone writes everything else, when a page is sealed.
+// new worker rebuilds its codes bit for bit (docs/decisions/0002-rows-for-every-layer.md). The
+// other arrays exist for sparse layers only; `sparse` is the layer's rank among them. The worker
+// writes tokens and rows of open pages; the store alone writes everything else, when a page is
+// sealed.
 #pragma once
 
 #include <array>

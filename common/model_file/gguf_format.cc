@@ -134,8 +134,7 @@ absl::Status ReadHyperparameters(const FamilyKeys& key, LlamaHyperparameters& m)
   }
   TS_ASSIGN_OR_RETURN(m.context_tokens, gguf.Get<int64_t>(key("context_length")));
   TS_ASSIGN_OR_RETURN(m.rope_theta, GetFloatOr(gguf, key("rope.freq_base"), 10000.0f));
-  TS_ASSIGN_OR_RETURN(const double eps,
-                      gguf.Get<double>(key("attention.layer_norm_rms_epsilon")));
+  TS_ASSIGN_OR_RETURN(const double eps, gguf.Get<double>(key("attention.layer_norm_rms_epsilon")));
   m.rms_eps = static_cast<float>(eps);
   m.rope_layout = key.family.gguf_rope_layout;
   m.qkv_bias = key.family.qkv_bias;
@@ -239,8 +238,8 @@ absl::StatusOr<ModelContents> LoadGguf(const std::filesystem::path& path) {
   const auto tokens = static_cast<int64_t>(contents.tokenizer.tokens.size());
   TS_ASSIGN_OR_RETURN(const int64_t vocab, gguf.GetOr<int64_t>(key("vocab_size"), tokens));
   if (vocab != tokens) {
-    return absl::InvalidArgumentError(absl::StrCat(key("vocab_size"), " is ", vocab,
-                                                   ", the tokenizer has ", tokens, " tokens"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(key("vocab_size"), " is ", vocab, ", the tokenizer has ", tokens, " tokens"));
   }
   if (!std::in_range<int32_t>(tokens)) {
     return absl::InvalidArgumentError(absl::StrCat("tokenizer has ", tokens, " tokens"));

@@ -13,8 +13,9 @@
 namespace tailor {
 
 // Checks that exactly the needed tensors are there, each with the shape the hyperparameters imply;
-// norms and biases must be F32, F16 or BF16. Errors: NotFound (missing), InvalidArgument (shape, dtype),
-// Unimplemented (a tensor the forward pass would ignore: an expert, the bias of another family); each names the tensor.
+// norms and biases must be F32, F16 or BF16. Errors: NotFound (missing), InvalidArgument (shape,
+// dtype), Unimplemented (a tensor the forward pass would ignore: an expert, the bias of another
+// family); each names the tensor.
 absl::Status ValidateTensors(const LlamaHyperparameters& model,
                              const std::map<std::string, TensorView, std::less<>>& tensors);
 

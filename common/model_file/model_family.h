@@ -22,7 +22,7 @@ inline constexpr std::array<ModelFamily, 2> kModelFamilies = {
      {"qwen2", "Qwen2ForCausalLM", RopeLayout::kHalf, true}}};
 
 // The family whose `field` is `name`; nullptr when there is none.
-inline const ModelFamily* FindFamily(std::string_view ModelFamily::* field, std::string_view name) {
+inline const ModelFamily* FindFamily(std::string_view ModelFamily::*field, std::string_view name) {
   for (const ModelFamily& family : kModelFamilies) {
     if (family.*field == name) return &family;
   }
@@ -30,7 +30,7 @@ inline const ModelFamily* FindFamily(std::string_view ModelFamily::* field, std:
 }
 
 // "llama, qwen2", for messages.
-inline std::string FamilyNames(std::string_view ModelFamily::* field) {
+inline std::string FamilyNames(std::string_view ModelFamily::*field) {
   std::string names;
   for (const ModelFamily& family : kModelFamilies) {
     names += (names.empty() ? "" : ", ") + std::string(family.*field);

@@ -52,7 +52,8 @@ class ModelFile {
   // Canonical names are GGUF's: token_embd.weight, output_norm.weight, output.weight (absent when
   // the embedding is tied), and blk.N. attn_norm, attn_q, attn_k, attn_v, attn_output, ffn_norm,
   // ffn_gate, ffn_up, ffn_down .weight; with qkv_bias also attn_q, attn_k, attn_v .bias. Open has
-  // checked that all are there, with the shapes the hyperparameters imply. Errors: NotFound naming the tensor.
+  // checked that all are there, with the shapes the hyperparameters imply. Errors: NotFound naming
+  // the tensor.
   absl::StatusOr<TensorView> Tensor(std::string_view canonical_name) const;
 
   // The weights' identity: SHA-256 over the hyperparameters, the tensor directory sorted by name

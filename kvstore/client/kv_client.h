@@ -132,8 +132,9 @@ class KvClient {
   virtual absl::StatusOr<StoreStats> Stats() = 0;
 
   // --- data plane ---
-  // How often self-checks have doubled the sequence's budget, from token `from_token` on; holds once
-  // so many are committed. Kept with the sequence, inherited by forks, granted to who attaches it.
+  // How often self-checks have doubled the sequence's budget, from token `from_token` on; holds
+  // once so many are committed. Kept with the sequence, inherited by forks, granted to who attaches
+  // it.
   virtual absl::Status SetBudget(SequenceHandle sequence, int32_t doublings,
                                  int64_t from_token) = 0;
   // Publishes that rows and token ids of the first `tokens` tokens are written: a release store.

@@ -102,7 +102,8 @@ TEST(SealPage, IndexKmaxAndScaleAreThoseOfTheRows) {
   }
 }
 
-// A sum of 128 floats is off by at most 127 roundings of the sum of magnitudes, the mean by one to bf16.
+// A sum of 128 floats is off by at most 127 roundings of the sum of magnitudes, the mean by one to
+// bf16.
 TEST(SealPage, MeanRowsAreTheMeansOfKeysAndValues) {
   for (const PoolShape& shape : {PoolShape{3, 2, 64, {0, 2}}, PoolShape{2, 1, 16, {1}}}) {
     const PlainPool pool(shape);

@@ -44,8 +44,8 @@ double SoftmaxOver(std::span<const float> q, const HeadRows& rows, int64_t visib
   return max + std::log(sum_before);
 }
 
-// All queries of the query heads that read KV head `kv_head` of `kv_heads`. The last `means` rows are
-// a.means.
+// All queries of the query heads that read KV head `kv_head` of `kv_heads`. The last `means` rows
+// are a.means.
 void AttendHead(const RowAttention& a, int64_t kv_head, int64_t kv_heads, const HeadRows& rows,
                 int64_t means) {
   const int64_t d = a.head_dim, q_heads = a.q.cols / d, group = q_heads / kv_heads;

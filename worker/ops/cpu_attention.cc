@@ -76,8 +76,8 @@ void CpuAttention::RunSplit(const Call& call, const Keys& keys, const QueryBlock
   s.part.assign(rows * d, 0.0f);
   s.part_state.assign(rows, kEmpty);
   s.visible.resize(rows);
-  const int64_t end = std::min((split + 1) * kSplitTokens,
-                               call.Visible(keys, block.first + block.count - 1));
+  const int64_t end =
+      std::min((split + 1) * kSplitTokens, call.Visible(keys, block.first + block.count - 1));
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
   for (int64_t first = split * kSplitTokens; first < end; first += kTileTokens) {
     KvTile tile;
@@ -194,14 +194,23 @@ void CpuAttention::Run(const Call& call) {
 void CpuAttention::Attend(const RowAttention& a) {
   const auto kv_heads = static_cast<int32_t>(a.segments.size());
   const auto rows = [&](std::span<const std::span<const RowSegment>> segments) {
-    return Keys{.pages = {}, .segments = segments, .shape = {}, .page_tokens = 0,
-                .tokens = segments.empty() ? 0 : CountTokens(segments[0]), .kv_heads = kv_heads,
+    return Keys{.pages = {},
+                .segments = segments,
+                .shape = {},
+                .page_tokens = 0,
+                .tokens = segments.empty() ? 0 : CountTokens(segments[0]),
+                .kv_heads = kv_heads,
                 .head_dim = a.head_dim};
   };
   TS_CHECK(a.means.empty() || a.q.rows == 1);
-  Run({.keys = rows(a.segments), .q = a.q, .mask = a.mask, .out = a.out, .lse = a.lse,
+  Run({.keys = rows(a.segments),
+       .q = a.q,
+       .mask = a.mask,
+       .out = a.out,
+       .lse = a.lse,
        .group = static_cast<int32_t>(a.q.cols / a.head_dim / kv_heads),
-       .means = rows(a.means), .mean_log_weight = a.mean_log_weight});
+       .means = rows(a.means),
+       .mean_log_weight = a.mean_log_weight});
 }
 
 void CpuAttention::AttendQuantized(const QuantizedAttention& a) {

@@ -55,7 +55,8 @@ class CpuAttention {
   void Run(const Call& call);
   void RunByQueries(const Call& call);
   void RunBySplits(const Call& call);
-  // Adds splits [first, last) of split_out_, their maxima raised by `log_weight`, to s.out, s.state.
+  // Adds splits [first, last) of split_out_, their maxima raised by `log_weight`, to s.out,
+  // s.state.
   void MergeSplits(int64_t first, int64_t last, int64_t rows, int32_t head_dim, float log_weight,
                    Scratch& s) const;
   void LoadTile(const Keys& keys, int32_t kv_head, int64_t first, Scratch& s, KvTile* tile) const;

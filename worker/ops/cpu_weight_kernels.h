@@ -122,12 +122,18 @@ inline void ForEachInput(const std::byte* group, int64_t first, int64_t count, U
 template <typename F>
 inline void WithDType(DType dtype, F f) {
   switch (dtype) {
-    case DType::kF32: return f(std::integral_constant<DType, DType::kF32>());
-    case DType::kF16: return f(std::integral_constant<DType, DType::kF16>());
-    case DType::kBF16: return f(std::integral_constant<DType, DType::kBF16>());
-    case DType::kQ8_0: return f(std::integral_constant<DType, DType::kQ8_0>());
-    case DType::kQ4_0: return f(std::integral_constant<DType, DType::kQ4_0>());
-    case DType::kQ4_1: return f(std::integral_constant<DType, DType::kQ4_1>());
+    case DType::kF32:
+      return f(std::integral_constant<DType, DType::kF32>());
+    case DType::kF16:
+      return f(std::integral_constant<DType, DType::kF16>());
+    case DType::kBF16:
+      return f(std::integral_constant<DType, DType::kBF16>());
+    case DType::kQ8_0:
+      return f(std::integral_constant<DType, DType::kQ8_0>());
+    case DType::kQ4_0:
+      return f(std::integral_constant<DType, DType::kQ4_0>());
+    case DType::kQ4_1:
+      return f(std::integral_constant<DType, DType::kQ4_1>());
     case DType::kQ4_K:
       return f(std::integral_constant<DType, DType::kQ4_K>());
     case DType::kQ6_K:
@@ -164,10 +170,14 @@ inline void GemvBlocks(const WeightGroup* groups, const float* x, float* out) {
 void Gemv(const WeightGroup* groups, int count, const float* x, float* out) {
   WithDType(groups[0].dtype, [&](auto type) {
     switch (count) {
-      case 4: return GemvBlocks<type(), 4>(groups, x, out);
-      case 3: return GemvBlocks<type(), 3>(groups, x, out);
-      case 2: return GemvBlocks<type(), 2>(groups, x, out);
-      default: return GemvBlocks<type(), 1>(groups, x, out);
+      case 4:
+        return GemvBlocks<type(), 4>(groups, x, out);
+      case 3:
+        return GemvBlocks<type(), 3>(groups, x, out);
+      case 2:
+        return GemvBlocks<type(), 2>(groups, x, out);
+      default:
+        return GemvBlocks<type(), 1>(groups, x, out);
     }
   });
 }

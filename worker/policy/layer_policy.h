@@ -73,8 +73,8 @@ struct LayerPolicy {
   // Below this mean captured mass a sequence's top_k doubles, in the end to exact attention; 0: never.
   // Higher is closer to exact and slower.
   float mass_floor = 0;
-  // Where the numbers come from, for people: a note by hand, or what `tailor calibrate` measured (shared,
-  // since every sequence has a copy of its policy). Neither changes a token.
+  // Where the numbers come from, for people: a note by hand, or what `tailor calibrate` measured
+  // (shared, since every sequence has a copy of its policy). Neither changes a token.
   std::string note;
   std::shared_ptr<const CalibrationEvidence> calibration;
 

@@ -77,7 +77,7 @@ class Calibration {
   CalibrationOptions options_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::vector<CalibrationEvidence::Text> texts_, held_out_texts_;
-  std::unique_ptr<MeasuredModel> model_;  // loaded when something has to be measured
+  std::unique_ptr<MeasuredModel> model_;            // loaded when something has to be measured
   std::vector<Window> windows_, held_out_windows_;  // gone before the model
   std::optional<ResultLog> log_;
   // Of a run.

@@ -92,8 +92,8 @@ absl::Status Evaluation::PlanTexts() {
   header["windows"] = options_.text.windows;
   for (const std::filesystem::path& path : options_.texts) {
     TS_ASSIGN_OR_RETURN(const InputFile input, ReadInput(path));
-    TS_ASSIGN_OR_RETURN(auto windows, CutText(input.text, path, *tokenizer_, file_->tokenizer(),
-                                              options_.text));
+    TS_ASSIGN_OR_RETURN(auto windows,
+                        CutText(input.text, path, *tokenizer_, file_->tokenizer(), options_.text));
     for (size_t w = 0; w < windows.size(); ++w) {
       windows_.push_back(
           {absl::StrCat(input.fingerprint.substr(0, 16), "/", w), std::move(windows[w])});

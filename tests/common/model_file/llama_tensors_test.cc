@@ -128,8 +128,9 @@ TEST(LlamaTensors, HuggingFaceNamesAreTranslatedOrUnknown) {
   for (const char* name :
        {"", "model.layers.", "model.layers.3", "model.layers..mlp.down_proj.weight",
         "model.layers.03.mlp.down_proj.weight", "model.layers.-1.mlp.down_proj.weight",
-        "model.layers.99999.mlp.down_proj.weight", "model.layers.3.mlp.down_proj.bias", "model.layers.3.self_attn.o_proj.bias",
-        "model.layers.3.self_attn.rotary_emb.inv_freq", "Model.norm.weight"}) {
+        "model.layers.99999.mlp.down_proj.weight", "model.layers.3.mlp.down_proj.bias",
+        "model.layers.3.self_attn.o_proj.bias", "model.layers.3.self_attn.rotary_emb.inv_freq",
+        "Model.norm.weight"}) {
     EXPECT_EQ(CanonicalFromHuggingFace(name), std::nullopt) << name;
   }
 }

@@ -95,8 +95,8 @@ TEST_F(ModelFileTest, AQwen2WithoutItsBiasesOrWithALlamasKeysIsRefused) {
                       GgufKey("llama.block_count", 4, Raw<uint32_t>(2))};
   EXPECT_THAT(ErrorOf(llamas_keys.Bytes(), absl::StatusCode::kNotFound),
               HasSubstr("qwen2.block_count"));
-  EXPECT_THAT(ErrorOf(GgufOf(MakeSmallQwen2(), {GgufKey("qwen2.attention.sliding_window", 4,
-                                                        Raw<uint32_t>(64))}),
+  EXPECT_THAT(ErrorOf(GgufOf(MakeSmallQwen2(),
+                             {GgufKey("qwen2.attention.sliding_window", 4, Raw<uint32_t>(64))}),
                       absl::StatusCode::kUnimplemented),
               HasSubstr("sliding window of 64"));
 }
