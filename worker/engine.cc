@@ -44,14 +44,14 @@ class LlamaEngine final : public Engine {
 
  private:
   using TurnMap = std::map<TurnId, std::shared_ptr<Turn>>;
-
   // --- engine thread ---
   void Run();
   BatchPlan WaitForWork();
-  void RunDecode(Turn& turn);
-  void RunPrefill(Turn& turn);
+  void RunDecode(std::span<const TurnId> turns);
+  void RunPrefill(const std::shared_ptr<Turn>& turn);
   absl::Status StartTurn(Turn& turn);
-  void AfterLogits(Turn& turn);
+  void AfterLogits(std::span<const std::shared_ptr<Turn>> turns);
+  std::shared_ptr<Turn> Find(TurnId id) const;
   void Finish(Turn& turn, absl::StatusOr<FinishReason> outcome);
   void DropSequence(Turn& turn, const absl::Status& error);
   void PublishStats();
@@ -70,7 +70,8 @@ class LlamaEngine final : public Engine {
   StepBuffers buffers_;
   std::unique_ptr<DoorbellLine> doorbell_;  // before the sequences that post to it
   std::unique_ptr<LiveSequences> live_;
-  std::vector<float> logits_;  // [vocab], host
+  std::vector<DecodeRow> rows_;  // of the step at hand
+  std::vector<float> logits_;    // [max_decode_rows][vocab], host
   ModelInfo info_;
   AdmissionLimits limits_;
 
@@ -105,8 +106,9 @@ absl::Status LlamaEngine::Load(const ModelFile& file) {
              .vocab = shape.vocab,
              .worker_memory_bytes = options_.worker_memory_bytes};
   TS_ASSIGN_OR_RETURN(model_, LoadLlama(file, backend_.get(), limits_.context_tokens, nullptr));
-  TS_ASSIGN_OR_RETURN(buffers_, StepBuffers::Make(model_, options_.prefill_chunk_tokens));
-  logits_.resize(shape.vocab);
+  TS_ASSIGN_OR_RETURN(
+      buffers_, StepBuffers::Make(model_, options_.prefill_chunk_tokens, options_.max_decode_rows));
+  logits_.resize(int64_t{options_.max_decode_rows} * shape.vocab);
   const PoolSpec spec = {.model = file.fingerprint(),
                          .policy = policy_.fingerprint(),
                          .shape = {.layers = shape.layers,
@@ -227,27 +229,26 @@ BatchPlan LlamaEngine::WaitForWork() {
   }
   std::vector<ScheduledTurn> snapshot;
   for (const auto& [id, turn] : turns_) snapshot.push_back({id, turn->stage});
-  return PlanBatch(snapshot, options_.max_sequences);
+  return PlanBatch(snapshot, options_.max_sequences, options_.max_decode_rows);
+}
+
+// Of a plan: its turns end in their own steps and units alone.
+std::shared_ptr<Turn> LlamaEngine::Find(TurnId id) const {
+  const std::lock_guard lock(mutex_);
+  const auto it = turns_.find(id);
+  TS_CHECK(it != turns_.end());
+  return it->second;
 }
 
 void LlamaEngine::Run() {
-  const auto find = [this](TurnId id) -> std::shared_ptr<Turn> {
-    const std::lock_guard lock(mutex_);
-    const auto it = turns_.find(id);
-    return it == turns_.end() ? nullptr : it->second;
-  };
   while (true) {
     const BatchPlan plan = WaitForWork();
     {
       const std::lock_guard lock(mutex_);
       if (stopping_) break;
     }
-    for (const TurnId id : plan.decode) {
-      if (const auto turn = find(id)) RunDecode(*turn);
-    }
-    if (plan.prefill.has_value()) {
-      if (const auto turn = find(*plan.prefill)) RunPrefill(*turn);
-    }
+    for (const std::vector<TurnId>& together : plan.decode) RunDecode(together);
+    if (plan.prefill.has_value()) RunPrefill(Find(*plan.prefill));
     PublishStats();
   }
   TurnMap turns;
@@ -272,38 +273,63 @@ absl::Status LlamaEngine::StartTurn(Turn& turn) {
   return BeginTurn(model_, cache, turn);
 }
 
-void LlamaEngine::RunPrefill(Turn& turn) {
-  if (turn.cancelled) return Finish(turn, FinishReason::kCancelled);
-  if (turn.stage == TurnStage::kWaiting) {
-    const absl::Status started = StartTurn(turn);
-    if (!started.ok()) return Finish(turn, started);
-    if (turn.stage == TurnStage::kDecoding) return;  // resumed: its first step is the next batch's
+void LlamaEngine::RunPrefill(const std::shared_ptr<Turn>& turn) {
+  if (turn->cancelled) return Finish(*turn, FinishReason::kCancelled);
+  if (turn->stage == TurnStage::kWaiting) {
+    const absl::Status started = StartTurn(*turn);
+    if (!started.ok()) return Finish(*turn, started);
+    if (turn->stage == TurnStage::kDecoding) return;  // resumed: its first step is the next batch's
   }
-  const absl::Status ran = turn.prefill->RunUnit(buffers_);
-  if (!ran.ok()) return DropSequence(turn, ran);
-  turn.sink->OnProgress(TurnPhase::kPrefill, turn.prefill->done_work(),
-                        turn.prefill->total_work());
-  if (!turn.prefill->done()) return;
-  turn.prefill.reset();
-  turn.stage = TurnStage::kDecoding;
-  AfterLogits(turn);
+  const absl::Status ran = turn->prefill->RunUnit(buffers_);
+  if (!ran.ok()) return DropSequence(*turn, ran);
+  turn->sink->OnProgress(TurnPhase::kPrefill, turn->prefill->done_work(),
+                         turn->prefill->total_work());
+  if (!turn->prefill->done()) return;
+  turn->prefill.reset();
+  turn->stage = TurnStage::kDecoding;
+  AfterLogits(std::span(&turn, 1));
 }
 
-void LlamaEngine::RunDecode(Turn& turn) {
-  if (turn.cancelled) return Finish(turn, FinishReason::kCancelled);
-  const absl::Status ran = DecodeStep(model_, policy_, turn.newest, *turn.cache, buffers_);
-  if (!ran.ok()) return DropSequence(turn, ran);
-  AfterLogits(turn);
+void LlamaEngine::RunDecode(std::span<const TurnId> ids) {
+  std::vector<std::shared_ptr<Turn>> turns;
+  rows_.clear();
+  for (const TurnId id : ids) {
+    const auto turn = Find(id);
+    if (turn->cancelled) {
+      Finish(*turn, FinishReason::kCancelled);
+    } else {
+      rows_.push_back({.token = turn->newest, .cache = turn->cache, .status = {}});
+      turns.push_back(turn);
+    }
+  }
+  if (turns.empty()) return;
+  DecodeStep(model_, policy_, rows_, buffers_);
+  {
+    const std::lock_guard lock(mutex_);
+    ++stats_.decode_steps;
+    stats_.decode_rows += std::ssize(rows_);
+  }
+  for (size_t i = 0; i < turns.size(); ++i) {
+    if (!rows_[i].status.ok()) DropSequence(*turns[i], rows_[i].status);
+  }
+  AfterLogits(turns);
 }
 
-void LlamaEngine::AfterLogits(Turn& turn) {
-  if (turn.replays()) {
-    turn.newest = turn.request.history[turn.cache->tokens()];
-    return;
+// Row i of the logits is of turns[i]; a turn that was dropped has no cache.
+void LlamaEngine::AfterLogits(std::span<const std::shared_ptr<Turn>> turns) {
+  const size_t vocab = info_.vocab;
+  const std::span all = std::span(logits_).first(turns.size() * vocab);
+  backend_->Download(buffers_.logits.data, std::as_writable_bytes(all));
+  for (size_t i = 0; i < turns.size(); ++i) {
+    Turn& turn = *turns[i];
+    if (turn.cache == nullptr) continue;
+    if (turn.replays()) {
+      turn.newest = turn.request.history[turn.cache->tokens()];
+      continue;
+    }
+    const auto reason = EmitToken(all.subspan(i * vocab, vocab), limits_.context_tokens, turn);
+    if (reason.has_value()) Finish(turn, *reason);
   }
-  backend_->Download(buffers_.logits.data, std::as_writable_bytes(std::span(logits_)));
-  const auto reason = EmitToken(logits_, limits_.context_tokens, turn);
-  if (reason.has_value()) Finish(turn, *reason);
 }
 
 // A failed step leaves rows half written: the worker forgets the sequence. Bad KV is removed from the
@@ -333,13 +359,7 @@ void LlamaEngine::Finish(Turn& turn, absl::StatusOr<FinishReason> outcome) {
     keep = it->second;
     turns_.erase(it);
     busy_.erase(turn.request.sequence);
-    stats_.tokens_generated += turn.report.generated_tokens;
-    stats_.tokens_prefilled += turn.report.prefilled_tokens;
-    stats_.tokens_reused += turn.report.reused_tokens;
-    const auto heads = static_cast<double>(turn.report.checked_heads);
-    stats_.checked_heads += turn.report.checked_heads;
-    stats_.captured_mass_sum += turn.report.captured_mass_mean * heads;
-    stats_.output_error_sum += turn.report.output_error_mean * heads;
+    CountReport(turn.report, stats_);
   }
   if (outcome.ok()) {
     turn.sink->OnFinished(TurnResult{*outcome, turn.report});
@@ -363,11 +383,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& opti
                                                        LayerPolicy policy,
                                                        std::unique_ptr<Backend> backend,
                                                        std::unique_ptr<KvClient> store) {
-  if (options.prefill_chunk_tokens < 1 || options.max_sequences < 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("prefill_chunk_tokens is ", options.prefill_chunk_tokens,
-                     " and max_sequences ", options.max_sequences, ", limit 1.. for both"));
-  }
+  TS_RETURN_IF_ERROR(options.Validate());
   const Selector selector = RunnableSelector(policy.selector, *backend);
   if (selector != policy.selector) {
     spdlog::info("selector {}: this backend has no selection kernels, the worker's threads select",

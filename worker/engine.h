@@ -16,6 +16,7 @@
 #include "common/fingerprint.h"
 #include "common/types.h"
 #include "kvstore/client/kv_client.h"
+#include "worker/engine_options.h"
 #include "worker/policy/layer_policy.h"
 #include "worker/sampling/sampling_params.h"
 
@@ -27,14 +28,6 @@ class Backend;
 enum class AttentionMode {
   kHybrid,  // the policy's layer table
   kFull,    // every layer exact, full-precision KV in the worker: the uncompressed baseline
-};
-
-struct EngineOptions {
-  int64_t worker_memory_bytes = 0;    // budget of sequences' worker-resident KV; 0: no limit
-  int64_t context_tokens = 0;         // longest sequence; 0: the model's
-  int32_t prefill_chunk_tokens = 512; // tokens per (layer, chunk) unit: more is faster, less yields
-                                      // sooner to other sequences' decode steps
-  int32_t max_sequences = 64;         // live in this worker; the least recently used is detached
 };
 
 struct TurnRequest {
@@ -110,6 +103,7 @@ struct ModelInfo {
 struct EngineStats {
   int32_t sequences_live = 0, turns_running = 0, turns_queued = 0;
   int64_t tokens_generated = 0, tokens_prefilled = 0, tokens_reused = 0;
+  int64_t decode_steps = 0, decode_rows = 0;  // rows: tokens through the model, one a turn and step
   int64_t checked_heads = 0;                              // by self-checks
   double captured_mass_sum = 0, output_error_sum = 0;     // over checked heads
   int64_t weight_bytes = 0, worker_kv_bytes = 0, worker_kv_limit_bytes = 0;

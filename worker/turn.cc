@@ -88,4 +88,14 @@ void CompleteReport(Turn& turn) {
                   .store_index = totals.store_index};
 }
 
+void CountReport(const TurnReport& report, EngineStats& stats) {
+  stats.tokens_generated += report.generated_tokens;
+  stats.tokens_prefilled += report.prefilled_tokens;
+  stats.tokens_reused += report.reused_tokens;
+  const auto heads = static_cast<double>(report.checked_heads);
+  stats.checked_heads += report.checked_heads;
+  stats.captured_mass_sum += report.captured_mass_mean * heads;
+  stats.output_error_sum += report.output_error_mean * heads;
+}
+
 }  // namespace tailor

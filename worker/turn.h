@@ -55,5 +55,7 @@ std::optional<FinishReason> EmitToken(std::span<const float> logits, int64_t con
 
 // Fills in what is known at the end: times, rates, bytes.
 void CompleteReport(Turn& turn);
+// Adds what an ended turn did to the engine's sums.
+void CountReport(const TurnReport& report, EngineStats& stats);
 
 }  // namespace tailor

@@ -71,6 +71,8 @@ class SequenceCache {
   // q: [q_heads * head_dim] in device memory.
   absl::Status PostFetch(int32_t layer, std::span<const float> q);
   absl::Status Attend(int32_t layer, MatrixView<const float> q, MatrixView<float> out);
+  // In place of Attend where something was posted and the step has failed.
+  void DiscardFetch(int32_t layer) { (void)fetcher_->Take(layer); }
   absl::Status CommitToken(TokenId token);
 
   // --- prefill, layer-major: rows go to the pages, then each layer catches up ---

@@ -1,66 +1,155 @@
 #include "worker/model/decode_step.h"
 
 #include "common/status.h"
+#include "worker/model/fetch_window.h"
 #include "worker/model/project.h"
 
 namespace tailor {
 namespace {
 
-// q of layer `layer + 1` guessed from layer `layer`'s input: RoPE(Wq norm(x) + bq). ALGORITHM §3.2.
-absl::Status PostPredicted(const LlamaModel& model, const LayerPolicy& policy, int32_t layer,
-                           int32_t position, SequenceCache& cache, StepBuffers& b) {
-  const int32_t next = layer + 1;
-  if (next == model.shape.layers || !cache.Fetches(next)) return absl::OkStatus();
-  const int32_t norm = policy.predict_norm == PredictNorm::kNext ? next : layer;
-  const std::vector<LlamaLayer>& layers = model.weights.layers;
-  model.ops->RmsNorm(b.x.Rows(0, 1), layers[norm].attn_norm, model.shape.rms_eps,
-                     b.x_norm.Rows(0, 1));
-  ProjectQ(model, layers[next], std::span(&position, 1), b.x_norm.Rows(0, 1), b.q_next);
-  return cache.PostFetch(next, b.q_next.row(0));
+// One step: the rows' products together, their caches one by one.
+class Step {
+ public:
+  Step(const LlamaModel& model, const LayerPolicy& policy, std::span<DecodeRow> rows,
+       StepBuffers& b)
+      : model_(model),
+        ops_(*model.ops),
+        predicts_(policy.query == QueryMode::kPredicted),
+        predict_norm_(policy.predict_norm),
+        rows_(rows),
+        count_(static_cast<int32_t>(rows.size())),
+        b_(b),
+        fetches_(rows),
+        positions_(b.positions.data(), rows.size()),
+        x_(b.x.Rows(0, count_)),
+        x_norm_(b.x_norm.Rows(0, count_)),
+        q_(b.q.Rows(0, count_)),
+        k_(b.k.Rows(0, count_)),
+        v_(b.v.Rows(0, count_)),
+        attn_out_(b.attn_out.Rows(0, count_)),
+        ffn_(b.ffn.Rows(0, count_)) {}
+
+  void Run();
+
+ private:
+  void Embed();
+  void RunLayer(int32_t layer);
+  bool Fetches(int32_t row, int32_t layer) const;
+  void WantPredicted(int32_t next);
+  void WriteRows(int32_t layer);
+  void AttendRows(int32_t layer);
+
+  const LlamaModel& model_;
+  Backend& ops_;
+  const bool predicts_;
+  const PredictNorm predict_norm_;
+  const std::span<DecodeRow> rows_;
+  const int32_t count_;
+  StepBuffers& b_;
+  FetchWindow fetches_;
+  const std::span<int32_t> positions_;
+  const MatrixView<float> x_, x_norm_, q_, k_, v_, attn_out_, ffn_;
+};
+
+void Step::Run() {
+  Embed();
+  for (int32_t layer = 0; layer < model_.shape.layers; ++layer) RunLayer(layer);
+  ops_.RmsNorm(x_, model_.weights.final_norm, model_.shape.rms_eps, x_norm_);
+  ops_.MatMul(x_norm_, model_.weights.lm_head, b_.logits.Rows(0, count_));
+  for (DecodeRow& row : rows_) {
+    if (row.status.ok()) row.status = row.cache->CommitToken(row.token);
+  }
+}
+
+void Step::Embed() {
+  for (int32_t i = 0; i < count_; ++i) {
+    TS_DCHECK(rows_[i].status.ok());
+    b_.tokens[i] = rows_[i].token;
+    positions_[i] = static_cast<int32_t>(rows_[i].cache->tokens());
+  }
+  ops_.Embed(std::span(b_.tokens.data(), rows_.size()), model_.weights.embedding, x_);
+}
+
+bool Step::Fetches(int32_t row, int32_t layer) const {
+  return rows_[row].status.ok() && rows_[row].cache->Fetches(layer);
+}
+
+// q of layer `next` guessed from its predecessor's input: RoPE(Wq norm(x) + bq). ALGORITHM §3.2.
+// Two layers' queries are kept: those of the layer at hand may still wait for a slot.
+void Step::WantPredicted(int32_t next) {
+  if (next == model_.shape.layers) return;
+  bool wanted = false;
+  const MatrixView<float> q = b_.q_next[next % 2].Rows(0, count_);
+  for (int32_t i = 0; i < count_; ++i) {
+    if (!Fetches(i, next)) continue;
+    wanted = true;
+    fetches_.Want(i, next, q.row(i));
+  }
+  if (!wanted) return;
+  const std::vector<LlamaLayer>& layers = model_.weights.layers;
+  const int32_t norm = predict_norm_ == PredictNorm::kNext ? next : next - 1;
+  ops_.RmsNorm(x_, layers[norm].attn_norm, model_.shape.rms_eps, x_norm_);
+  ProjectQ(model_, layers[next], positions_, x_norm_, q);
+}
+
+void Step::WriteRows(int32_t layer) {
+  const int32_t kv_heads = model_.shape.kv_heads;
+  const size_t pointers = rows_.size() * kv_heads;
+  const std::span store_rows(b_.store_rows.data(), pointers);
+  const std::span window_rows(b_.window_rows.data(), pointers);
+  for (int32_t i = 0; i < count_; ++i) {
+    rows_[i].cache->NewRows(layer, store_rows.subspan(i * kv_heads, kv_heads),
+                            window_rows.subspan(i * kv_heads, kv_heads));
+  }
+  ops_.WriteRows(k_, v_, store_rows, model_.shape.head_dim);
+  ops_.WriteRows(k_, v_, window_rows, model_.shape.head_dim);
+}
+
+// The part of a layer that is each sequence's own.
+void Step::AttendRows(int32_t layer) {
+  for (int32_t i = 0; i < count_; ++i) {
+    fetches_.PostAhead();
+    fetches_.Attend(i, layer, q_.Rows(i, 1), attn_out_.Rows(i, 1));
+  }
+}
+
+void Step::RunLayer(int32_t layer) {
+  const LlamaLayer& w = model_.weights.layers[layer];
+  const float eps = model_.shape.rms_eps;
+  if (predicts_ && layer > 0) {
+    WantPredicted(layer + 1);
+    fetches_.PostAhead();
+  }
+  ops_.RmsNorm(x_, w.attn_norm, eps, x_norm_);
+  ProjectQkv(model_, w, positions_, x_norm_, q_, k_, v_);
+  // Layer 0 has no layer before it: its own query is there in time.
+  for (int32_t i = 0; i < count_ && (!predicts_ || layer == 0); ++i) {
+    if (Fetches(i, layer)) fetches_.Want(i, layer, q_.row(i));
+  }
+  // Rows are taken in the order of the posts: a sparse layer 0 posts before it predicts layer 1.
+  if (predicts_ && layer == 0) WantPredicted(1);
+  fetches_.PostAhead();
+  WriteRows(layer);
+  AttendRows(layer);
+  ops_.MatMulAdd(attn_out_, w.wo, x_);  // residual
+  ops_.RmsNorm(x_, w.ffn_norm, eps, x_norm_);
+  ops_.SwiGlu(x_norm_, w.gate, w.up, ffn_);
+  ops_.MatMulAdd(ffn_, w.down, x_);  // residual
 }
 
 }  // namespace
 
+void DecodeStep(const LlamaModel& model, const LayerPolicy& policy, std::span<DecodeRow> rows,
+                StepBuffers& b) {
+  TS_CHECK(!rows.empty() && static_cast<int64_t>(rows.size()) <= b.logits.rows);
+  Step(model, policy, rows, b).Run();
+}
+
 absl::Status DecodeStep(const LlamaModel& model, const LayerPolicy& policy, TokenId token,
                         SequenceCache& cache, StepBuffers& b) {
-  Backend& ops = *model.ops;
-  const LlamaHyperparameters& m = model.shape;
-  const int32_t position = static_cast<int32_t>(cache.tokens());
-  const auto x = b.x.Rows(0, 1), x_norm = b.x_norm.Rows(0, 1), q = b.q.Rows(0, 1),
-             k = b.k.Rows(0, 1), v = b.v.Rows(0, 1), attn_out = b.attn_out.Rows(0, 1),
-             ffn = b.ffn.Rows(0, 1);
-  const std::span store_rows(b.store_rows.data(), m.kv_heads);
-  const std::span window_rows(b.window_rows.data(), m.kv_heads);
-
-  ops.Embed(std::span(&token, 1), model.weights.embedding, x);
-  for (int32_t layer = 0; layer < m.layers; ++layer) {
-    const LlamaLayer& w = model.weights.layers[layer];
-    const bool predicted = policy.query == QueryMode::kPredicted;
-    if (predicted && layer > 0) {
-      TS_RETURN_IF_ERROR(PostPredicted(model, policy, layer, position, cache, b));
-    }
-    ops.RmsNorm(x, w.attn_norm, m.rms_eps, x_norm);
-    ProjectQkv(model, w, std::span(&position, 1), x_norm, q, k, v);
-    // Layer 0 has no layer before it: its own query is there in time.
-    if (cache.Fetches(layer) && (!predicted || layer == 0)) {
-      TS_RETURN_IF_ERROR(cache.PostFetch(layer, q.row(0)));
-    }
-    // Rows are taken in the order of the posts: a sparse layer 0 posts before it predicts layer 1.
-    if (predicted && layer == 0) {
-      TS_RETURN_IF_ERROR(PostPredicted(model, policy, layer, position, cache, b));
-    }
-    cache.NewRows(layer, store_rows, window_rows);
-    ops.WriteRows(k, v, store_rows, m.head_dim);
-    ops.WriteRows(k, v, window_rows, m.head_dim);
-    TS_RETURN_IF_ERROR(cache.Attend(layer, q, attn_out));
-    ops.MatMulAdd(attn_out, w.wo, x);  // residual
-    ops.RmsNorm(x, w.ffn_norm, m.rms_eps, x_norm);
-    ops.SwiGlu(x_norm, w.gate, w.up, ffn);
-    ops.MatMulAdd(ffn, w.down, x);  // residual
-  }
-  ops.RmsNorm(x, model.weights.final_norm, m.rms_eps, x_norm);
-  ops.MatMul(x_norm, model.weights.lm_head, b.logits);
-  return cache.CommitToken(token);
+  DecodeRow row = {.token = token, .cache = &cache, .status = {}};
+  DecodeStep(model, policy, std::span(&row, 1), b);
+  return row.status;
 }
 
 }  // namespace tailor

@@ -104,7 +104,7 @@ absl::Status Prefill::Finish(StepBuffers& b) {
   Backend& ops = *model_.ops;
   const auto x_norm = b.x_norm.Rows(0, 1);
   ops.RmsNorm(x_.Rows(new_tokens() - 1, 1), model_.weights.final_norm, model_.shape.rms_eps, x_norm);
-  ops.MatMul(x_norm, model_.weights.lm_head, b.logits);
+  ops.MatMul(x_norm, model_.weights.lm_head, b.logits.Rows(0, 1));
   return cache_.CommitPrefill(tokens_);
 }
 

@@ -24,7 +24,7 @@ class Prefill {
                                                         SequenceCache& cache);
 
   // Runs one (layer, chunk) unit. The last one commits the tokens and leaves the logits of the next
-  // token in b.logits.
+  // token in the first row of b.logits.
   absl::Status RunUnit(StepBuffers& b);
   bool done() const { return layer_ == model_.shape.layers; }
   // Progress in token-layers.

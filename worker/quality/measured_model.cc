@@ -44,7 +44,8 @@ absl::StatusOr<std::unique_ptr<MeasuredModel>> MeasuredModel::Create(
   }
   TS_ASSIGN_OR_RETURN(made->model,
                       LoadLlama(*made->file, made->backend.get(), options.context_tokens, nullptr));
-  TS_ASSIGN_OR_RETURN(made->buffers, StepBuffers::Make(made->model, kPrefillChunkTokens));
+  TS_ASSIGN_OR_RETURN(made->buffers,
+                      StepBuffers::Make(made->model, kPrefillChunkTokens, options.decode_rows));
   TS_ASSIGN_OR_RETURN(made->store, MakeLocalStore(options.arena_bytes));
   TS_ASSIGN_OR_RETURN(made->pool, made->store->OpenPool({.model = weights,
                                                          .policy = policy.fingerprint(),

@@ -29,6 +29,7 @@ struct MeasuredModelOptions {
   std::string cuda_module = {};            // empty: the one beside this program
   int64_t context_tokens = 8192;           // the longest sequence: sizes the table of rotations
   int64_t arena_bytes = int64_t{1} << 30;  // see MeasuredModel::ArenaBytes
+  int32_t decode_rows = 1;                 // sequences of one step at most, kMaxDecodeRows
 };
 
 struct MeasuredModel {
@@ -58,6 +59,10 @@ struct MeasuredModel {
                           const std::function<absl::Status(int64_t, int64_t)>& progress = nullptr);
   absl::Status Step(TokenId token, const LayerPolicy& layers, SequenceCache& cache) {
     return DecodeStep(model, layers, token, cache, buffers);
+  }
+  // One token of each row; row i's logits are in buffers.logits.
+  void StepAll(const LayerPolicy& layers, std::span<DecodeRow> rows) {
+    DecodeStep(model, layers, rows, buffers);
   }
   std::span<const float> logits() {
     return backend->ReadBack(buffers.logits.row(0), &host_logits);
