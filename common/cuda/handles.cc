@@ -58,20 +58,16 @@ absl::StatusOr<CudaPinned> MakeCudaPinned(int64_t bytes) {
   return CudaPinned(raw);
 }
 
-absl::Status BeginCudaCapture(CudaStreamRef stream) {
-  return CudaStatus(cudaStreamBeginCapture(stream.handle, cudaStreamCaptureModeThreadLocal),
-                    "cudaStreamBeginCapture");
+absl::StatusOr<CudaGraph> MakeCudaGraph() {
+  cudaGraph_t raw = nullptr;
+  TS_RETURN_IF_ERROR(CudaStatus(cudaGraphCreate(&raw, 0), "cudaGraphCreate"));
+  return CudaGraph(raw);
 }
 
-absl::StatusOr<CudaGraph> EndCudaCapture(CudaStreamRef stream) {
-  cudaGraph_t graph = nullptr;
-  TS_RETURN_IF_ERROR(
-      CudaStatus(cudaStreamEndCapture(stream.handle, &graph), "cudaStreamEndCapture"));
+absl::StatusOr<CudaGraphExec> InstantiateCudaGraph(cudaGraph_t graph) {
   cudaGraphExec_t raw = nullptr;
-  const cudaError_t error = cudaGraphInstantiate(&raw, graph, 0);
-  (void)cudaGraphDestroy(graph);
-  TS_RETURN_IF_ERROR(CudaStatus(error, "cudaGraphInstantiate"));
-  return CudaGraph(raw);
+  TS_RETURN_IF_ERROR(CudaStatus(cudaGraphInstantiate(&raw, graph, 0), "cudaGraphInstantiate"));
+  return CudaGraphExec(raw);
 }
 
 }  // namespace tailor

@@ -5,10 +5,9 @@
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
-#include <span>
+#include <cstdint>
 
 #include "absl/status/statusor.h"
-#include "common/cuda/stream_ref.h"
 #include "common/unique_handle.h"
 
 namespace tailor {
@@ -28,6 +27,11 @@ struct CudaEventTraits {
   static void Close(Raw raw) { (void)cudaEventDestroy(raw); }
 };
 struct CudaGraphTraits {
+  using Raw = cudaGraph_t;
+  static constexpr Raw kNull = nullptr;
+  static void Close(Raw raw) { (void)cudaGraphDestroy(raw); }
+};
+struct CudaGraphExecTraits {
   using Raw = cudaGraphExec_t;
   static constexpr Raw kNull = nullptr;
   static void Close(Raw raw) { (void)cudaGraphExecDestroy(raw); }
@@ -45,18 +49,16 @@ struct CudaPinnedTraits {
 
 using CudaStream = UniqueHandle<CudaStreamTraits>;
 using CudaEvent = UniqueHandle<CudaEventTraits>;
-using CudaGraph = UniqueHandle<CudaGraphTraits>;    // instantiated, ready to launch
-using CudaMemory = UniqueHandle<CudaMemoryTraits>;  // of the device
-using CudaPinned = UniqueHandle<CudaPinnedTraits>;  // page-locked memory of the host
+using CudaGraph = UniqueHandle<CudaGraphTraits>;
+using CudaGraphExec = UniqueHandle<CudaGraphExecTraits>;  // instantiated, ready to launch
+using CudaMemory = UniqueHandle<CudaMemoryTraits>;        // of the device
+using CudaPinned = UniqueHandle<CudaPinnedTraits>;        // page-locked memory of the host
 
 absl::StatusOr<CudaStream> MakeCudaStream();  // ordered with no other stream
 absl::StatusOr<CudaEvent> MakeCudaEvent();    // without timing
 absl::StatusOr<CudaMemory> MakeCudaMemory(int64_t bytes);
 absl::StatusOr<CudaPinned> MakeCudaPinned(int64_t bytes);
-
-// Records what is enqueued on `stream` between the two and makes it launchable. A failed capture
-// leaves the stream usable.
-absl::Status BeginCudaCapture(CudaStreamRef stream);
-absl::StatusOr<CudaGraph> EndCudaCapture(CudaStreamRef stream);
+absl::StatusOr<CudaGraph> MakeCudaGraph();  // without a node
+absl::StatusOr<CudaGraphExec> InstantiateCudaGraph(cudaGraph_t graph);
 
 }  // namespace tailor

@@ -38,7 +38,7 @@ absl::StatusOr<CudaStreamWait> CudaStreamWait::Find(int device) {
 absl::Status CudaStreamWait::Enqueue(const uint64_t* word, uint64_t value,
                                      CudaStreamRef stream) const {
   const CUresult result = reinterpret_cast<WaitValueFn>(entry_)(
-      stream.handle, reinterpret_cast<CUdeviceptr>(word), value, CU_STREAM_WAIT_VALUE_GEQ);
+      stream.Direct(), reinterpret_cast<CUdeviceptr>(word), value, CU_STREAM_WAIT_VALUE_GEQ);
   if (result == CUDA_SUCCESS) return absl::OkStatus();
   return absl::InternalError(
       absl::StrCat("cuStreamWaitValue64: driver error ", static_cast<int>(result)));

@@ -52,10 +52,12 @@ class Step {
 };
 
 void Step::Run() {
+  ops_.BeginStep(count_);
   Embed();
   for (int32_t layer = 0; layer < model_.shape.layers; ++layer) RunLayer(layer);
   ops_.RmsNorm(x_, model_.weights.final_norm, model_.shape.rms_eps, x_norm_);
   ops_.MatMul(x_norm_, model_.weights.lm_head, b_.logits.Rows(0, count_));
+  ops_.EndStep();  // whatever became of the rows
   for (DecodeRow& row : rows_) {
     if (row.status.ok()) row.status = row.cache->CommitToken(row.token);
   }

@@ -20,6 +20,7 @@
 #include "common/model_file/model_file.h"
 #include "common/types.h"
 #include "worker/ops/attention.h"
+#include "worker/ops/step.h"
 #include "worker/ops/weight.h"
 
 namespace tailor {
@@ -111,6 +112,20 @@ class Backend {
   virtual int host_threads() const = 0;
   // For queries that go to the store without coming back here first; null: ReadBack costs nothing.
   virtual DoorbellStream* doorbell() { return nullptr; }
+
+  // --- a decode step of `rows` rows (a CPU does every op as it is called) ---
+  // The ops between the two may all be enqueued when the step ends (CUDA: as a graph that is kept
+  // for the next such step). Every other call may come between them too, but enqueues at once what
+  // there is: Allocate, Upload, Download, ReadBack, Stage of rows elsewhere, Synchronize.
+  virtual void BeginStep(int /*rows*/) {}
+  virtual void EndStep() {}
+  // Ops of different lanes touch nothing that one of them writes, so they may run side by side: all
+  // after the ops before the first lane, in order within a lane, which may be gone on with; ops
+  // after EndLanes see them done.
+  virtual void BeginLane(int /*lane*/) {}
+  virtual void EndLanes() {}
+  virtual StepStats step_stats() const { return {}; }
+
   absl::StatusOr<RopeTable> MakeRopeTable(const LlamaHyperparameters& model, int64_t positions);
 
   // --- linear layers and pointwise ---

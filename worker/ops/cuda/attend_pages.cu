@@ -220,15 +220,15 @@ __global__ void __launch_bounds__(kThreads, 4)
 }
 
 template <int kBits, int kDim, int kQueries>
-void Launch(const PagesCall& call, cudaStream_t stream) {
+void Launch(const PagesCall& call, CudaStreamRef stream) {
   const int32_t group = call.query.q_heads / call.kv_heads;
   const dim3 grid(call.plan.splits, call.kv_heads * ((group + kQueries - 1) / kQueries));
-  AttendPagesKernel<kBits, kDim, kQueries>
-      <<<grid, kThreads, static_cast<size_t>(call.shape.HalfBytes()), stream>>>(call);
+  LaunchKernel(AttendPagesKernel<kBits, kDim, kQueries>, grid, kThreads,
+               static_cast<size_t>(call.shape.HalfBytes()), stream, call);
 }
 
 template <int kBits, int kDim>
-void LaunchGroup(const PagesCall& call, cudaStream_t stream) {
+void LaunchGroup(const PagesCall& call, CudaStreamRef stream) {
   const int32_t group = call.query.q_heads / call.kv_heads;
   if (group == 1) return Launch<kBits, kDim, 1>(call, stream);
   if (group <= 4) return Launch<kBits, kDim, 4>(call, stream);
@@ -236,7 +236,7 @@ void LaunchGroup(const PagesCall& call, cudaStream_t stream) {
 }
 
 template <int kDim>
-void LaunchBits(const PagesCall& call, cudaStream_t stream) {
+void LaunchBits(const PagesCall& call, CudaStreamRef stream) {
   switch (call.shape.bits) {
     case 1:
       return LaunchGroup<1, kDim>(call, stream);
@@ -254,14 +254,14 @@ void LaunchBits(const PagesCall& call, cudaStream_t stream) {
 void LaunchQuantizePage(const uint16_t* rows, const PageBits& shape, std::byte* page,
                         CudaStreamRef stream) {
   const size_t bytes = size_t{kGroup} * (2 * shape.head_dim + 8) * sizeof(uint16_t);
-  QuantizeKernel<<<2, kThreads, bytes, stream.handle>>>(rows, shape, page);
+  LaunchKernel(QuantizeKernel, 2, kThreads, bytes, stream, rows, shape, page);
 }
 
 void LaunchAttendPages(const QueryTable& q, const std::byte* const* pages, int32_t count,
                        int32_t kv_heads, const PageBits& shape, const SplitPlan& plan,
                        const Partials& partials, CudaStreamRef stream) {
   const PagesCall call = {q, pages, count, kv_heads, shape, plan, partials};
-  shape.head_dim == 64 ? LaunchBits<64>(call, stream.handle) : LaunchBits<128>(call, stream.handle);
+  shape.head_dim == 64 ? LaunchBits<64>(call, stream) : LaunchBits<128>(call, stream);
 }
 
 }  // namespace tailor::cuda

@@ -210,9 +210,9 @@ void LaunchAttendPrefill(const QueryTable& q, const KeyTable& keys, Rows<float> 
                          Rows<float> lse, CudaStreamRef stream) {
   const dim3 grid((q.q.rows + kQueries - 1) / kQueries, q.q_heads);
   if (keys.head_dim == 64) {
-    AttendPrefillKernel<64><<<grid, kThreads, 0, stream.handle>>>(q, keys, out, lse);
+    LaunchKernel(AttendPrefillKernel<64>, grid, kThreads, 0, stream, q, keys, out, lse);
   } else {
-    AttendPrefillKernel<128><<<grid, kThreads, 0, stream.handle>>>(q, keys, out, lse);
+    LaunchKernel(AttendPrefillKernel<128>, grid, kThreads, 0, stream, q, keys, out, lse);
   }
 }
 

@@ -198,16 +198,16 @@ __global__ void MergeKernel(Partials partials, int32_t head_dim, int32_t q_heads
 
 template <int kDim, int kQueries>
 void Launch(const QueryTable& q, const KeyTable& keys, const SplitPlan& plan, int32_t first_split,
-            const Partials& partials, cudaStream_t stream) {
+            const Partials& partials, CudaStreamRef stream) {
   const int32_t group = q.q_heads / keys.kv_heads, parts = (group + kQueries - 1) / kQueries;
   const dim3 grid(plan.splits, keys.kv_heads * parts, q.q.rows);
-  AttendRowsKernel<kDim, kQueries>
-      <<<grid, kThreads, 0, stream>>>(q, keys, plan, first_split, partials);
+  LaunchKernel(AttendRowsKernel<kDim, kQueries>, grid, kThreads, 0, stream, q, keys, plan,
+               first_split, partials);
 }
 
 template <int kDim>
 void LaunchGroup(const QueryTable& q, const KeyTable& keys, const SplitPlan& plan,
-                 int32_t first_split, const Partials& partials, cudaStream_t stream) {
+                 int32_t first_split, const Partials& partials, CudaStreamRef stream) {
   const int32_t group = q.q_heads / keys.kv_heads;
   if (group == 1) return Launch<kDim, 1>(q, keys, plan, first_split, partials, stream);
   if (group == 2) return Launch<kDim, 2>(q, keys, plan, first_split, partials, stream);
@@ -220,16 +220,16 @@ void LaunchGroup(const QueryTable& q, const KeyTable& keys, const SplitPlan& pla
 void LaunchAttendRows(const QueryTable& q, const KeyTable& keys, const SplitPlan& plan,
                       int32_t first_split, const Partials& partials, CudaStreamRef stream) {
   if (keys.head_dim == 64) {
-    LaunchGroup<64>(q, keys, plan, first_split, partials, stream.handle);
+    LaunchGroup<64>(q, keys, plan, first_split, partials, stream);
   } else {
-    LaunchGroup<128>(q, keys, plan, first_split, partials, stream.handle);
+    LaunchGroup<128>(q, keys, plan, first_split, partials, stream);
   }
 }
 
 void LaunchMergeSplits(const Partials& partials, int32_t head_dim, int32_t q_heads, Rows<float> out,
                        Rows<float> lse, CudaStreamRef stream) {
   const dim3 grid(q_heads, out.rows);
-  MergeKernel<<<grid, head_dim, 0, stream.handle>>>(partials, head_dim, q_heads, out, lse);
+  LaunchKernel(MergeKernel, grid, head_dim, 0, stream, partials, head_dim, q_heads, out, lse);
 }
 
 }  // namespace tailor::cuda

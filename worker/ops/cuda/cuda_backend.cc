@@ -31,7 +31,7 @@ CudaBackend::CudaBackend(std::unique_ptr<CudaContext> context, int host_threads)
 
 CudaBackend::~CudaBackend() {
   context_->Bind();
-  (void)cudaStreamSynchronize(context_->stream().handle);
+  (void)cudaStreamSynchronize(context_->stream().Direct());
   // The owner of the memory may have unmapped it already: an error says nothing new.
   for (const std::span<std::byte> range : mapped_) (void)cudaHostUnregister(range.data());
 }
@@ -44,13 +44,13 @@ absl::Status CudaBackend::CheckModel(const LlamaHyperparameters& model) const {
 
 absl::StatusOr<DeviceBuffer> CudaBackend::Allocate(int64_t bytes, MemoryKind kind) {
   context_->Bind();
+  const cudaStream_t stream = context_->stream().Direct();  // what a step freed is free after this
   TS_ASSIGN_OR_RETURN(std::byte * data, context_->pool().Allocate(bytes, static_cast<int>(kind)));
-  CheckCuda(cudaMemsetAsync(data, 0, static_cast<size_t>(bytes), context_->stream().handle),
-            "cudaMemsetAsync");
+  CheckCuda(cudaMemsetAsync(data, 0, static_cast<size_t>(bytes), stream), "cudaMemsetAsync");
   return DeviceBuffer(this, data, bytes);
 }
 
-void CudaBackend::Free(std::byte* data, int64_t) { context_->pool().Free(data); }
+void CudaBackend::Free(std::byte* data, int64_t) { context_->recorder().Free(data); }
 
 absl::StatusOr<Weight> CudaBackend::LoadWeight(const TensorView& tensor) {
   TS_ASSIGN_OR_RETURN(const std::vector<std::byte> packed, PackForDevice(tensor));
@@ -67,7 +67,7 @@ absl::StatusOr<Weight> CudaBackend::LoadWeight(const TensorView& tensor) {
 void CudaBackend::Download(const void* device, std::span<std::byte> host) {
   context_->Bind();
   CheckCuda(cudaMemcpyAsync(host.data(), device, host.size(), cudaMemcpyDefault,
-                            context_->stream().handle),
+                            context_->stream().Direct()),
             "cudaMemcpyAsync to the host");
   context_->Synchronize();
 }
@@ -75,7 +75,7 @@ void CudaBackend::Download(const void* device, std::span<std::byte> host) {
 void CudaBackend::Upload(std::span<const std::byte> host, void* device) {
   context_->Bind();
   CheckCuda(cudaMemcpyAsync(device, host.data(), host.size(), cudaMemcpyDefault,
-                            context_->stream().handle),
+                            context_->stream().Direct()),
             "cudaMemcpyAsync from the host");
   // Of other memory the call has taken its copy; of mapped memory the copy is yet to come.
   if (IsMapped(host)) context_->Synchronize();
@@ -122,6 +122,16 @@ std::span<const float> CudaBackend::ReadBack(std::span<const float> device,
   room->resize(device.size());
   Download(device.data(), std::as_writable_bytes(std::span(*room)));
   return *room;
+}
+
+void CudaBackend::BeginStep(int rows) {
+  context_->Bind();
+  context_->recorder().Begin(rows);
+}
+
+void CudaBackend::EndStep() {
+  context_->Bind();
+  context_->recorder().End();
 }
 
 void CudaBackend::Embed(std::span<const TokenId> tokens, const Weight& embedding,

@@ -1,5 +1,5 @@
 // The ops interface on one CUDA device. Weights stay in their files' formats; everything is
-// enqueued on one stream, in order.
+// enqueued on one stream, in order; a decode step as one graph.
 #pragma once
 
 #include <memory>
@@ -38,6 +38,11 @@ class CudaBackend final : public Backend {
   }
   int host_threads() const override { return host_.threads(); }
   DoorbellStream* doorbell() override { return &doorbell_; }
+  void BeginStep(int rows) override;
+  void EndStep() override;
+  void BeginLane(int lane) override { context_->recorder().BeginLane(lane); }
+  void EndLanes() override { context_->recorder().EndLanes(); }
+  StepStats step_stats() const override { return context_->recorder().stats(); }
 
   void Embed(std::span<const TokenId> tokens, const Weight& embedding,
              MatrixView<float> x) override;

@@ -1,6 +1,8 @@
 #include "worker/ops/cuda/cuda_context.h"
 
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "common/status.h"
@@ -11,14 +13,14 @@ namespace {
 constexpr int64_t kScratchBytes = int64_t{32} << 20;  // taken at start: a small budget fails there
 constexpr int kWorkspace = 0;                         // MemoryKind::kWorkspace
 
-}  // namespace
-
-void CheckCuda(cudaError_t error, const char* call) {
-  if (error == cudaSuccess) return;
-  std::fprintf(stderr, "CUDA backend: %s: %s (error %d)\n", call, cudaGetErrorString(error),
-               static_cast<int>(error));
-  std::abort();
+// TAILOR_CUDA_GRAPHS=off: steps are enqueued op by op, for comparison and in search of a fault.
+StepRecorder::Graphs GraphsOfEnvironment() {
+  const char* graphs = std::getenv("TAILOR_CUDA_GRAPHS");
+  const bool off = graphs != nullptr && std::strcmp(graphs, "off") == 0;
+  return off ? StepRecorder::Graphs::kOff : StepRecorder::Graphs::kOn;
 }
+
+}  // namespace
 
 absl::StatusOr<ArgumentRing> ArgumentRing::Make(std::byte* device) {
   ArgumentRing ring;
@@ -30,11 +32,11 @@ absl::StatusOr<ArgumentRing> ArgumentRing::Make(std::byte* device) {
   return ring;
 }
 
-const std::byte* ArgumentRing::PutBytes(std::span<const std::byte> bytes, CudaStreamRef stream) {
+const std::byte* ArgumentRing::Put(std::span<const std::byte> bytes, cudaStream_t stream) {
   const auto size = static_cast<int64_t>(bytes.size());
   TS_CHECK(size <= kSectionBytes);
   if (used_ + size > kSectionBytes) {
-    CheckCuda(cudaEventRecord(copied_[section_].get(), stream.handle), "cudaEventRecord");
+    CheckCuda(cudaEventRecord(copied_[section_].get(), stream), "cudaEventRecord");
     section_ = (section_ + 1) % kSections;
     CheckCuda(cudaEventSynchronize(copied_[section_].get()), "cudaEventSynchronize");
     used_ = 0;
@@ -43,9 +45,8 @@ const std::byte* ArgumentRing::PutBytes(std::span<const std::byte> bytes, CudaSt
   used_ += (size + 15) / 16 * 16;
   auto* host = static_cast<std::byte*>(host_.get()) + offset;
   std::memcpy(host, bytes.data(), bytes.size());
-  CheckCuda(
-      cudaMemcpyAsync(device_ + offset, host, bytes.size(), cudaMemcpyHostToDevice, stream.handle),
-      "cudaMemcpyAsync of arguments");
+  CheckCuda(cudaMemcpyAsync(device_ + offset, host, bytes.size(), cudaMemcpyHostToDevice, stream),
+            "cudaMemcpyAsync of arguments");
   return device_ + offset;
 }
 
@@ -55,7 +56,7 @@ std::byte* Scratch::TakeBytes(int64_t bytes, CudaContext& context) {
     sizes_.push_back(0);
   }
   if (sizes_[used_] < bytes) {
-    if (pieces_[used_] != nullptr) context.pool().Free(pieces_[used_]);
+    if (pieces_[used_] != nullptr) context.recorder().Free(pieces_[used_]);
     auto piece = context.pool().Allocate(bytes, kWorkspace);
     if (!piece.ok()) {
       std::fprintf(stderr, "CUDA backend: scratch of an op: %s\n",
@@ -91,12 +92,21 @@ absl::StatusOr<std::unique_ptr<CudaContext>> CudaContext::Make(const CudaModuleO
   TS_ASSIGN_OR_RETURN(std::byte * arguments,
                       context->pool_->Allocate(ArgumentRing::DeviceBytes(), kWorkspace));
   TS_ASSIGN_OR_RETURN(context->arguments_, ArgumentRing::Make(arguments));
+  TS_ASSIGN_OR_RETURN(
+      context->recorder_,
+      StepRecorder::Make(context->pool_.get(), context->stream_.get(), GraphsOfEnvironment()));
   TS_ASSIGN_OR_RETURN(context->stage_, context->pool_->Allocate(kStageBytes, kWorkspace));
   TS_ASSIGN_OR_RETURN(std::byte * probe, context->pool_->Allocate(kScratchBytes, kWorkspace));
   context->pool_->Free(probe);
-  context->scratch_.Begin();
-  context->scratch_.Take<std::byte>(kScratchBytes, *context);
+  context->scratch().Begin();
+  context->scratch().Take<std::byte>(kScratchBytes, *context);
   return context;
+}
+
+Scratch& CudaContext::scratch() {
+  const auto lane = static_cast<size_t>(recorder_->lane());
+  while (scratch_.size() <= lane) scratch_.emplace_back();
+  return scratch_[lane];
 }
 
 void CudaContext::Bind() const {
@@ -107,7 +117,7 @@ void CudaContext::Bind() const {
 }
 
 void CudaContext::Synchronize() const {
-  CheckCuda(cudaStreamSynchronize(stream_.get()), "cudaStreamSynchronize");
+  CheckCuda(cudaStreamSynchronize(stream().Direct()), "cudaStreamSynchronize");
 }
 
 }  // namespace tailor::cuda

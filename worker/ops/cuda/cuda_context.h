@@ -1,9 +1,9 @@
-// What the parts of one CUDA backend share: device, stream, pool, and the way small arguments
-// travel. One thread at a time. A CUDA error in an op ends the process with the call's name: a
-// device that failed answers nothing any more, and a worker may die at any moment.
+// What the parts of one CUDA backend share: device, stream, pool, the step being recorded, and the
+// way small arguments travel. One thread at a time.
 #pragma once
 
 #include <array>
+#include <deque>
 #include <memory>
 #include <span>
 #include <vector>
@@ -11,14 +11,13 @@
 #include "absl/status/statusor.h"
 #include "common/cuda/handles.h"
 #include "common/matrix_view.h"
+#include "worker/ops/cuda/check_cuda.h"
 #include "worker/ops/cuda/device_pool.h"
 #include "worker/ops/cuda/kernels.h"
 #include "worker/ops/cuda/module_abi.h"
+#include "worker/ops/cuda/step_recorder.h"
 
 namespace tailor::cuda {
-
-// Aborts with the call's name unless `error` is success.
-void CheckCuda(cudaError_t error, const char* call);
 
 // Arguments of kernels that live in memory: copied to page-locked memory, then to the device, in
 // stream order. A section is used again once the copies out of it have ended.
@@ -30,11 +29,7 @@ class ArgumentRing {
   static absl::StatusOr<ArgumentRing> Make(std::byte* device);
   static constexpr int64_t DeviceBytes() { return kSectionBytes * kSections; }
 
-  template <typename T>
-  const T* Put(std::span<const T> values, CudaStreamRef stream) {
-    return reinterpret_cast<const T*>(PutBytes(std::as_bytes(values), stream));
-  }
-  const std::byte* PutBytes(std::span<const std::byte> bytes, CudaStreamRef stream);
+  const std::byte* Put(std::span<const std::byte> bytes, cudaStream_t stream);
 
  private:
   CudaPinned host_;
@@ -45,7 +40,7 @@ class ArgumentRing {
 };
 
 // Device memory for one op at a time; grows to what the largest needed, so that a step allocates
-// only the first time. Ops of one stream never overlap, so one piece serves all.
+// only the first time. Ops of one stream or lane never overlap, so one piece serves all.
 class Scratch {
  public:
   // Floats that stay until the next Begin.
@@ -68,14 +63,22 @@ class CudaContext {
 
   // The calling thread works on this device from now on.
   void Bind() const;
-  CudaStreamRef stream() const { return {stream_.get()}; }
+  // What ops are enqueued on; where a step is being recorded, the recorder.
+  CudaStreamRef stream() const {
+    return CudaStreamRef(stream_.get(), recorder_->recording() ? recorder_.get() : nullptr);
+  }
+  StepRecorder& recorder() { return *recorder_; }
   int device() const { return device_; }
   int multiprocessors() const { return multiprocessors_; }
   DevicePool& pool() { return *pool_; }
-  Scratch& scratch() { return scratch_; }
+  Scratch& scratch();  // of the lane
+  // Where the device will find the values, for the op that is about to be enqueued.
   template <typename T>
   const T* Put(std::span<const T> values) {
-    return arguments_.Put(values, stream());
+    const std::span<const std::byte> bytes = std::as_bytes(values);
+    const std::byte* at = recorder_->Put(bytes);
+    if (at == nullptr) at = arguments_.Put(bytes, stream().Direct());
+    return reinterpret_cast<const T*>(at);
   }
   // Room of kStageBytes for rows of the host.
   static constexpr int64_t kStageBytes = int64_t{16} << 20;
@@ -87,8 +90,9 @@ class CudaContext {
   CudaMemory memory_;
   std::unique_ptr<DevicePool> pool_;
   CudaStream stream_;
+  std::unique_ptr<StepRecorder> recorder_;
   ArgumentRing arguments_;
-  Scratch scratch_;
+  std::deque<Scratch> scratch_;  // [lanes]
   std::byte* stage_ = nullptr;
 };
 

@@ -40,6 +40,8 @@ absl::StatusOr<std::span<std::byte>> CudaDoorbell::Shared(int64_t bytes) {
 void CudaDoorbell::Ring(std::span<const float> q, const DoorbellMemory& memory, uint64_t number) {
   TS_CHECK(static_cast<int64_t>(q.size()) <= memory.query_floats());
   context_->Bind();
+  // Numbers ring in order, and their slots are free, only after all that was enqueued before.
+  context_->recorder().JoinNext();
   LaunchRing(q.data(), static_cast<int32_t>(q.size()), memory.query(number),
              Word(memory.words().rung), number, context_->stream());
   CheckCuda(cudaGetLastError(), "Ring");
@@ -48,14 +50,11 @@ void CudaDoorbell::Ring(std::span<const float> q, const DoorbellMemory& memory, 
 void CudaDoorbell::Await(const DoorbellMemory& memory, uint64_t number) {
   context_->Bind();
   const uint64_t* const answered = Word(memory.words().answered);
-  if (!wait_.has_value()) {
+  if (!wait_.has_value() || context_->recorder().recording()) {
     LaunchAwait(answered, number, context_->stream());
     return CheckCuda(cudaGetLastError(), "Await");
   }
-  const absl::Status enqueued = wait_->Enqueue(answered, number, context_->stream());
-  if (enqueued.ok()) return;
-  std::fprintf(stderr, "CUDA backend: %s\n", std::string(enqueued.message()).c_str());
-  std::abort();
+  CheckCuda(wait_->Enqueue(answered, number, context_->stream()));
 }
 
 }  // namespace tailor::cuda

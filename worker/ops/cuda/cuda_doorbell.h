@@ -1,5 +1,5 @@
 // The doorbell on one CUDA stream: a kernel rings, the stream's own memory operation waits, or,
-// where device or driver has none, a kernel.
+// where device or driver has none and in a recorded step, a kernel.
 #pragma once
 
 #include <optional>

@@ -3,6 +3,7 @@
 
 #include <cuda_fp16.h>
 
+#include "common/cuda/kernel_launch.h"
 #include "worker/ops/cuda/kernels.h"
 
 namespace tailor::cuda {

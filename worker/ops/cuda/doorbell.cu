@@ -30,11 +30,11 @@ __global__ void AwaitKernel(const volatile uint64_t* answered, uint64_t number) 
 
 void LaunchRing(const float* q, int32_t count, float* query, uint64_t* rung, uint64_t number,
                 CudaStreamRef stream) {
-  RingKernel<<<1, kRingThreads, 0, stream.handle>>>(q, count, query, rung, number);
+  LaunchKernel(RingKernel, 1, kRingThreads, 0, stream, q, count, query, rung, number);
 }
 
 void LaunchAwait(const uint64_t* answered, uint64_t number, CudaStreamRef stream) {
-  AwaitKernel<<<1, 32, 0, stream.handle>>>(answered, number);
+  LaunchKernel(AwaitKernel, 1, 32, 0, stream, answered, number);
 }
 
 }  // namespace tailor::cuda

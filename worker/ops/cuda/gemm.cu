@@ -137,7 +137,7 @@ void LaunchGemm(Rows<const float> x, const WeightRef& w, Epilogue epilogue, Rows
                 CudaStreamRef stream) {
   const dim3 grid((w.rows + kTile - 1) / kTile, (x.rows + kTile - 1) / kTile);
   DispatchWeight(w.type, [&]<WeightType Type>() {
-    GemmKernel<Type><<<grid, kThreads, 0, stream.handle>>>(x, w, epilogue, out);
+    LaunchKernel(GemmKernel<Type>, grid, kThreads, 0, stream, x, w, epilogue, out);
   });
 }
 

@@ -291,20 +291,21 @@ void LaunchIndexScores(const SelectTable& table, Rows<const float> q, const floa
                        const SelectWork& work, CudaStreamRef stream) {
   const float factor = kLog2E / sqrtf(static_cast<float>(table.head_dim));
   const dim3 by_page((table.page_count + kWarps - 1) / kWarps, table.kv_heads);
-  PrepareKernel<<<table.kv_heads, table.head_dim, 0, stream.handle>>>(table, q, kmax, factor, work);
-  ScoreKernel<<<by_page, 32 * kWarps, 0, stream.handle>>>(table, work);
+  LaunchKernel(PrepareKernel, table.kv_heads, table.head_dim, 0, stream, table, q, kmax, factor,
+               work);
+  LaunchKernel(ScoreKernel, by_page, 32 * kWarps, 0, stream, table, work);
   if (table.rule == ScoreRule::kMeanQuery) return;
-  ExponentKernel<<<by_page, 32 * kWarps, 0, stream.handle>>>(table, work);
+  LaunchKernel(ExponentKernel, by_page, 32 * kWarps, 0, stream, table, work);
   const dim3 by_query(table.queries, table.kv_heads);
-  FactorKernel<<<by_query, 128, 0, stream.handle>>>(table, work);
+  LaunchKernel(FactorKernel, by_query, 128, 0, stream, table, work);
   const dim3 by_tokens((table.page_count * (kPageRows / 4) + 127) / 128, table.kv_heads);
-  VoteKernel<<<by_tokens, 128, 0, stream.handle>>>(table, work);
+  LaunchKernel(VoteKernel, by_tokens, 128, 0, stream, table, work);
 }
 
 void LaunchRescore(const SelectTable& table, const SelectWork& work, const int32_t* chosen,
                    int32_t count, float* scores, CudaStreamRef stream) {
   const dim3 grid((count + kWarps - 1) / kWarps, table.kv_heads);
-  RescoreKernel<<<grid, 32 * kWarps, 0, stream.handle>>>(table, work, chosen, count, scores);
+  LaunchKernel(RescoreKernel, grid, 32 * kWarps, 0, stream, table, work, chosen, count, scores);
 }
 
 }  // namespace tailor::cuda

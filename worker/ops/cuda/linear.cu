@@ -145,7 +145,7 @@ Rows<T> Part(const Rows<T>& x, int32_t first, int32_t count) {
 
 template <WeightType Type, int kRows>
 void LaunchRows(Rows<const float> x, int32_t first_row, const LinearJob* jobs, int32_t count,
-                Epilogue epilogue, cudaStream_t stream) {
+                Epilogue epilogue, CudaStreamRef stream) {
   constexpr int kOuts = OutsFor(kRows, Type);
   Jobs table = {};
   int32_t blocks = 0;
@@ -157,7 +157,7 @@ void LaunchRows(Rows<const float> x, int32_t first_row, const LinearJob* jobs, i
     }
   }
   table.first_block[kMaxJobs] = blocks;
-  LinearKernel<Type, kRows, kOuts><<<blocks, kThreads, 0, stream>>>(x, table, epilogue);
+  LaunchKernel(LinearKernel<Type, kRows, kOuts>, blocks, kThreads, 0, stream, x, table, epilogue);
 }
 
 // Rows of one launch: block formats of 16 rows need more registers than there are, so those rows
@@ -192,7 +192,7 @@ void LaunchLinear(Rows<const float> x, const LinearJob* jobs, int32_t count, Epi
                   CudaStreamRef stream) {
   DispatchWeight(jobs[0].w.type, [&]<WeightType Type>() {
     DispatchRows<Type>(x.rows, [&]<int kRows>(int32_t first, int32_t rows) {
-      LaunchRows<Type, kRows>(Part(x, first, rows), first, jobs, count, epilogue, stream.handle);
+      LaunchRows<Type, kRows>(Part(x, first, rows), first, jobs, count, epilogue, stream);
     });
   });
 }
@@ -201,15 +201,15 @@ void LaunchGated(Rows<const float> x, const WeightRef& gate, const WeightRef& up
                  CudaStreamRef stream) {
   DispatchWeight(gate.type, [&]<WeightType Type>() {
     DispatchRows<Type>(x.rows, [&]<int kRows>(int32_t first, int32_t rows) {
-      GatedKernel<Type, kRows><<<gate.rows, kThreads, 0, stream.handle>>>(
-          Part(x, first, rows), gate, up, Part(out, first, rows));
+      LaunchKernel(GatedKernel<Type, kRows>, gate.rows, kThreads, 0, stream, Part(x, first, rows),
+                   gate, up, Part(out, first, rows));
     });
   });
 }
 
 void LaunchPackRows(Rows<const float> x, Rows<float> out, CudaStreamRef stream) {
   const dim3 grid((out.cols + 255) / 256, x.rows);
-  PackRowsKernel<<<grid, 256, 0, stream.handle>>>(x, out);
+  LaunchKernel(PackRowsKernel, grid, 256, 0, stream, x, out);
 }
 
 }  // namespace tailor::cuda

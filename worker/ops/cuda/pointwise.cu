@@ -122,39 +122,39 @@ __global__ void WriteRowsKernel(Rows<const float> k, Rows<const float> v, uint16
 void LaunchEmbed(const int32_t* tokens, const WeightRef& embedding, Rows<float> x,
                  CudaStreamRef stream) {
   DispatchWeight(embedding.type, [&]<WeightType Type>() {
-    EmbedKernel<Type><<<x.rows, 128, 0, stream.handle>>>(tokens, embedding, x);
+    LaunchKernel(EmbedKernel<Type>, x.rows, 128, 0, stream, tokens, embedding, x);
   });
 }
 
 void LaunchRmsNorm(Rows<const float> x, const WeightRef& gain, float eps, Rows<float> out,
                    CudaStreamRef stream) {
   DispatchWeight(gain.type, [&]<WeightType Type>() {
-    RmsNormKernel<Type><<<x.rows, kNormThreads, 0, stream.handle>>>(x, gain, eps, out);
+    LaunchKernel(RmsNormKernel<Type>, x.rows, kNormThreads, 0, stream, x, gain, eps, out);
   });
 }
 
 void LaunchAddBias(const WeightRef& bias, Rows<float> x, CudaStreamRef stream) {
   DispatchWeight(bias.type, [&]<WeightType Type>() {
-    AddBiasKernel<Type><<<x.rows, 128, 0, stream.handle>>>(bias, x);
+    LaunchKernel(AddBiasKernel<Type>, x.rows, 128, 0, stream, bias, x);
   });
 }
 
 void LaunchSiluMultiply(Rows<const float> gate, Rows<float> out, CudaStreamRef stream) {
   const dim3 grid((out.cols + 255) / 256, out.rows);
-  SiluMultiplyKernel<<<grid, 256, 0, stream.handle>>>(gate, out);
+  LaunchKernel(SiluMultiplyKernel, grid, 256, 0, stream, gate, out);
 }
 
 void LaunchRope(const int32_t* positions, const RopeRef& table, Rows<float> x,
                 CudaStreamRef stream) {
   const dim3 grid((x.cols / 2 + 127) / 128, x.rows);
-  RopeKernel<<<grid, 128, 0, stream.handle>>>(positions, table, x);
+  LaunchKernel(RopeKernel, grid, 128, 0, stream, positions, table, x);
 }
 
 void LaunchWriteRows(Rows<const float> k, Rows<const float> v, uint16_t* const* rows,
                      int32_t head_dim, CudaStreamRef stream) {
   const int32_t kv_heads = k.cols / head_dim, count = k.rows * kv_heads;
-  WriteRowsKernel<<<(count + 3) / 4, 128, 0, stream.handle>>>(k, v, rows, head_dim, kv_heads,
-                                                              count);
+  LaunchKernel(WriteRowsKernel, (count + 3) / 4, 128, 0, stream, k, v, rows, head_dim, kv_heads,
+               count);
 }
 
 }  // namespace tailor::cuda

@@ -155,27 +155,27 @@ __global__ void __launch_bounds__(128)
 
 void LaunchTopK(const float* scores, int32_t stride, int32_t first, int32_t last, int32_t kv_heads,
                 int32_t k, const int32_t* names, int32_t* tokens, CudaStreamRef stream) {
-  TopKKernel<<<kv_heads, kTopKThreads, 0, stream.handle>>>(scores, stride, first, last, k, names,
-                                                           tokens);
+  LaunchKernel(TopKKernel, kv_heads, kTopKThreads, 0, stream, scores, stride, first, last, k, names,
+               tokens);
 }
 
 void LaunchPlanRows(const SelectTable& table, const int32_t* tokens, int32_t k, int32_t* sources,
                     GatherReport* report, CudaStreamRef stream) {
-  PlanRowsKernel<<<table.kv_heads, 128, 0, stream.handle>>>(table.cache, tokens, k, sources,
-                                                            report);
+  LaunchKernel(PlanRowsKernel, table.kv_heads, 128, 0, stream, table.cache, tokens, k, sources,
+               report);
 }
 
 void LaunchGather(const SelectTable& table, const int32_t* tokens, const int32_t* sources,
                   int32_t k, uint16_t* rows, GatherReport* report, CudaStreamRef stream) {
   const dim3 grid((k + 3) / 4, table.kv_heads);
-  GatherKernel<<<grid, 128, 0, stream.handle>>>(table, tokens, sources, k, rows, report);
+  LaunchKernel(GatherKernel, grid, 128, 0, stream, table, tokens, sources, k, rows, report);
 }
 
 void LaunchCopyIndex(const IndexPage* pages, const IndexStrides& strides, int32_t count,
                      int32_t slices, int32_t head_dim, std::byte* const* sketches,
                      CudaStreamRef stream) {
   const dim3 grid(count, slices);
-  CopyIndexKernel<<<grid, 128, 0, stream.handle>>>(pages, strides, slices, head_dim, sketches);
+  LaunchKernel(CopyIndexKernel, grid, 128, 0, stream, pages, strides, slices, head_dim, sketches);
 }
 
 }  // namespace tailor::cuda

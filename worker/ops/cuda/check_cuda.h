@@ -1,0 +1,15 @@
+// Ends the process on a CUDA error in an op: a device that failed answers nothing any more, and a
+// worker may die at any moment.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "absl/status/status.h"
+
+namespace tailor::cuda {
+
+// Aborts with the call's name unless `error` is success.
+void CheckCuda(cudaError_t error, const char* call);
+void CheckCuda(const absl::Status& status);
+
+}  // namespace tailor::cuda
