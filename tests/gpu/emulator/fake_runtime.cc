@@ -1,4 +1,5 @@
-// The CUDA runtime calls of our backend, over the host's memory and without any delay.
+// The CUDA runtime calls of our backend that are no stream's (fake_stream.cc) and no graph's
+// (fake_graph.cc), over the host's memory.
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 
@@ -6,6 +7,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <thread>
+
+#include "tests/gpu/emulator/fake_stream.h"
 
 namespace {
 
@@ -15,13 +18,14 @@ bool StreamsCanWait() {
   return can == nullptr || std::strcmp(can, "no") != 0;
 }
 
-// Ops end before their call returns, so the stream waits here.
-CUresult StreamWaitValue64(CUstream, CUdeviceptr address, cuuint64_t value, unsigned flags) {
+CUresult StreamWaitValue64(CUstream stream, CUdeviceptr address, cuuint64_t value, unsigned flags) {
   if (flags != CU_STREAM_WAIT_VALUE_GEQ) return CUDA_ERROR_INVALID_VALUE;
   const auto* word = reinterpret_cast<const std::atomic<uint64_t>*>(address);
-  while (static_cast<int64_t>(word->load(std::memory_order_acquire) - value) < 0) {
-    std::this_thread::yield();
-  }
+  emulator::Enqueue(stream, [word, value] {
+    while (static_cast<int64_t>(word->load(std::memory_order_acquire) - value) < 0) {
+      std::this_thread::yield();
+    }
+  });
   return CUDA_SUCCESS;
 }
 
@@ -55,44 +59,23 @@ cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
   return cudaSuccess;
 }
 cudaError_t cudaMalloc(void** data, size_t bytes) {
-  *data = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
-  return *data != nullptr ? cudaSuccess : cudaErrorMemoryAllocation;
+  const size_t whole = (bytes + 255) / 256 * 256;
+  *data = std::aligned_alloc(256, whole);
+  if (*data == nullptr) return cudaErrorMemoryAllocation;
+  return emulator::AddMemory(*data, whole), cudaSuccess;
 }
-cudaError_t cudaFree(void* data) { return std::free(data), cudaSuccess; }
+cudaError_t cudaFree(void* data) {
+  emulator::RemoveMemory(data);
+  return std::free(data), cudaSuccess;
+}
 cudaError_t cudaMallocHost(void** data, size_t bytes) { return cudaMalloc(data, bytes); }
 cudaError_t cudaFreeHost(void* data) { return cudaFree(data); }
-cudaError_t cudaHostRegister(void*, size_t, unsigned) { return cudaSuccess; }
-cudaError_t cudaHostUnregister(void*) { return cudaSuccess; }
+cudaError_t cudaHostRegister(void* data, size_t bytes, unsigned) {
+  return emulator::AddMemory(data, bytes), cudaSuccess;
+}
+cudaError_t cudaHostUnregister(void* data) { return emulator::RemoveMemory(data), cudaSuccess; }
 cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned) {
   return *device = host, cudaSuccess;
 }
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
-                            cudaStream_t) {
-  if (bytes > 0) std::memcpy(to, from, bytes);
-  return cudaSuccess;
-}
-cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t) {
-  return std::memset(data, value, bytes), cudaSuccess;
-}
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  return *stream = reinterpret_cast<cudaStream_t>(1), cudaSuccess;
-}
-cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  return *event = reinterpret_cast<cudaEvent_t>(1), cudaSuccess;
-}
-cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
-cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
-  return cudaErrorNotSupported;
-}
-cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t*) { return cudaErrorNotSupported; }
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t*, cudaGraph_t, unsigned long long) {
-  return cudaErrorNotSupported;
-}
-cudaError_t cudaGraphDestroy(cudaGraph_t) { return cudaSuccess; }
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t) { return cudaSuccess; }
 
 }  // extern "C"

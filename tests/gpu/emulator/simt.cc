@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
+#include <utility>
 #include <vector>
 
 namespace emulator {
@@ -39,6 +41,7 @@ struct Machine {
   size_t current = 0;
   const std::function<void()>* kernel = nullptr;
   bool reverse = false;
+  std::map<const void*, Kernel> kernels;
 };
 Machine& machine() {
   static Machine* const made = new Machine;
@@ -141,6 +144,15 @@ void RunBlock(size_t count) {
 }  // namespace
 
 Position& State() { return machine().position; }
+
+void AddKernel(const void* kernel, Kernel known) {
+  machine().kernels.try_emplace(kernel, std::move(known));
+}
+const Kernel* FindKernel(const void* kernel) {
+  const auto found = machine().kernels.find(kernel);
+  return found == machine().kernels.end() ? nullptr : &found->second;
+}
+
 void* DynamicShared() { return machine().shared; }
 int Lane() { return static_cast<int>(machine().current % 32); }
 void SyncBlock() { Yield(Wait::kBlock); }

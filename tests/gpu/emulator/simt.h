@@ -14,6 +14,10 @@
 #include <cstring>
 #include <functional>
 #include <thread>
+#include <utility>
+#include <vector>
+
+#include "common/cuda/kernel_launch.h"
 
 #undef __shared__
 #define __shared__ static  // one block at a time
@@ -35,6 +39,27 @@ Position& State();
 
 void Launch(dim3 grid, dim3 threads, size_t shared_bytes, cudaStream_t,
             const std::function<void()>& kernel);
+// What the runtime finds behind a kernel's host function.
+struct Kernel {
+  std::vector<size_t> parameter_bytes;
+  void (*invoke)(const void* kernel, void** arguments);
+};
+void AddKernel(const void* kernel, Kernel known);
+const Kernel* FindKernel(const void* kernel);  // null: nobody launched it by LaunchKernel yet
+
+// tailor::LaunchKernel, as the rewritten sources call it: makes the kernel known first.
+template <typename... Params, typename... Args>
+void LaunchKernel(void (*kernel)(Params...), dim3 grid, dim3 threads, size_t shared_bytes,
+                  tailor::CudaStreamRef stream, const Args&... args) {
+  const auto invoke = [](const void* function, void** arguments) {
+    [&]<size_t... kIndex>(std::index_sequence<kIndex...>) {
+      reinterpret_cast<void (*)(Params...)>(const_cast<void*>(function))(
+          *static_cast<Params*>(arguments[kIndex])...);
+    }(std::index_sequence_for<Params...>());
+  };
+  AddKernel(reinterpret_cast<const void*>(kernel), {{sizeof(Params)...}, invoke});
+  tailor::LaunchKernel(kernel, grid, threads, shared_bytes, stream, args...);
+}
 void* DynamicShared();
 void SyncBlock();
 // Gives `value` (at most 32 bytes) to the warp; returns the values of its 32 lanes, valid until
