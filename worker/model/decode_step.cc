@@ -19,7 +19,7 @@ class Step {
         rows_(rows),
         count_(static_cast<int32_t>(rows.size())),
         b_(b),
-        fetches_(rows),
+        fetches_(model.ops, rows),
         positions_(b.positions.data(), rows.size()),
         x_(b.x.Rows(0, count_)),
         x_norm_(b.x_norm.Rows(0, count_)),
@@ -36,6 +36,7 @@ class Step {
   void RunLayer(int32_t layer);
   bool Fetches(int32_t row, int32_t layer) const;
   void WantPredicted(int32_t next);
+  void PostAhead();
   void WriteRows(int32_t layer);
   void AttendRows(int32_t layer);
 
@@ -94,6 +95,12 @@ void Step::WantPredicted(int32_t next) {
   ProjectQ(model_, layers[next], positions_, x_norm_, q);
 }
 
+// With nothing of any row's own before or after it.
+void Step::PostAhead() {
+  fetches_.PostAhead();
+  ops_.EndLanes();
+}
+
 void Step::WriteRows(int32_t layer) {
   const int32_t kv_heads = model_.shape.kv_heads;
   const size_t pointers = rows_.size() * kv_heads;
@@ -107,12 +114,13 @@ void Step::WriteRows(int32_t layer) {
   ops_.WriteRows(k_, v_, window_rows, model_.shape.head_dim);
 }
 
-// The part of a layer that is each sequence's own.
+// The part of a layer that is each sequence's own: sequences side by side where the backend can.
 void Step::AttendRows(int32_t layer) {
   for (int32_t i = 0; i < count_; ++i) {
     fetches_.PostAhead();
     fetches_.Attend(i, layer, q_.Rows(i, 1), attn_out_.Rows(i, 1));
   }
+  ops_.EndLanes();
 }
 
 void Step::RunLayer(int32_t layer) {
@@ -120,7 +128,7 @@ void Step::RunLayer(int32_t layer) {
   const float eps = model_.shape.rms_eps;
   if (predicts_ && layer > 0) {
     WantPredicted(layer + 1);
-    fetches_.PostAhead();
+    PostAhead();
   }
   ops_.RmsNorm(x_, w.attn_norm, eps, x_norm_);
   ProjectQkv(model_, w, positions_, x_norm_, q_, k_, v_);
@@ -130,7 +138,7 @@ void Step::RunLayer(int32_t layer) {
   }
   // Rows are taken in the order of the posts: a sparse layer 0 posts before it predicts layer 1.
   if (predicts_ && layer == 0) WantPredicted(1);
-  fetches_.PostAhead();
+  PostAhead();
   WriteRows(layer);
   AttendRows(layer);
   ops_.MatMulAdd(attn_out_, w.wo, x_);  // residual

@@ -16,6 +16,7 @@ void FetchWindow::PostAhead() {
     Wanted& wanted = At(posted_);
     DecodeRow& row = rows_[wanted.row];
     if (!row.status.ok()) continue;
+    backend_->BeginLane(wanted.row);
     row.status = row.cache->PostFetch(wanted.layer, wanted.q);
     wanted.posted = row.status.ok();
   }
@@ -26,6 +27,7 @@ void FetchWindow::Attend(int32_t row, int32_t layer, MatrixView<const float> q,
   DecodeRow& r = rows_[row];
   const bool is_next =
       attended_ < posted_ && At(attended_).row == row && At(attended_).layer == layer;
+  backend_->BeginLane(row);
   if (r.status.ok()) {
     r.status = r.cache->Attend(layer, q, out);
   } else if (is_next && At(attended_).posted) {

@@ -1,6 +1,7 @@
 // The order in which the rows of one decode step post their selections: always that of their
 // attentions, and never more than kMaxPendingSelects ahead of them. What has no free slot waits
-// here with its query, so a row selects by the same query whatever the other rows do.
+// here with its query, so a row selects by the same query whatever the other rows do. What is a
+// row's own is enqueued in the lane of that number (Backend::BeginLane), which the caller ends.
 #pragma once
 
 #include <array>
@@ -12,7 +13,7 @@ namespace tailor {
 
 class FetchWindow {
  public:
-  explicit FetchWindow(std::span<DecodeRow> rows) : rows_(rows) {}
+  FetchWindow(Backend* backend, std::span<DecodeRow> rows) : backend_(backend), rows_(rows) {}
 
   // Rows `row` is to attend to in `layer`, by the query q [q_heads * head_dim] in device memory,
   // which stays until that attention. Calls come in the order of the attentions.
@@ -33,6 +34,7 @@ class FetchWindow {
   static constexpr uint32_t kRoom = kMaxPosted * kMaxDecodeRows;
   Wanted& At(uint32_t number) { return wanted_[number % kRoom]; }
 
+  Backend* const backend_;
   const std::span<DecodeRow> rows_;
   std::array<Wanted, kRoom> wanted_;
   // Numbers of Want's calls: [attended_, posted_) hold a slot, [posted_, end_) wait for one.

@@ -55,7 +55,8 @@ void LaunchKernel(void (*kernel)(Params...), dim3 grid, dim3 threads, size_t sha
     [&]<size_t... kIndex>(std::index_sequence<kIndex...>) {
       reinterpret_cast<void (*)(Params...)>(const_cast<void*>(function))(
           *static_cast<Params*>(arguments[kIndex])...);
-    }(std::index_sequence_for<Params...>());
+    }
+    (std::index_sequence_for<Params...>());
   };
   AddKernel(reinterpret_cast<const void*>(kernel), {{sizeof(Params)...}, invoke});
   tailor::LaunchKernel(kernel, grid, threads, shared_bytes, stream, args...);

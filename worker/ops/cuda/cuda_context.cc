@@ -57,7 +57,17 @@ std::byte* Scratch::TakeBytes(int64_t bytes, CudaContext& context) {
   }
   if (sizes_[used_] < bytes) {
     if (pieces_[used_] != nullptr) context.recorder().Free(pieces_[used_]);
+    pieces_[used_] = nullptr;
+    sizes_[used_] = 0;
     auto piece = context.pool().Allocate(bytes, kWorkspace);
+    if (!piece.ok() && context.recorder().recording()) {
+      context.recorder().Flush();  // gives back what was freed in this step
+      piece = context.pool().Allocate(bytes, kWorkspace);
+    }
+    // No memory for a lane of its own: nothing is recorded any more, so none is needed.
+    if (!piece.ok() && this != &context.scratch(0)) {
+      return context.scratch(0).TakeBytes(bytes, context);
+    }
     if (!piece.ok()) {
       std::fprintf(stderr, "CUDA backend: scratch of an op: %s\n",
                    std::string(piece.status().message()).c_str());
@@ -103,9 +113,8 @@ absl::StatusOr<std::unique_ptr<CudaContext>> CudaContext::Make(const CudaModuleO
   return context;
 }
 
-Scratch& CudaContext::scratch() {
-  const auto lane = static_cast<size_t>(recorder_->lane());
-  while (scratch_.size() <= lane) scratch_.emplace_back();
+Scratch& CudaContext::scratch(int lane) {
+  while (static_cast<int>(scratch_.size()) <= lane) scratch_.emplace_back();
   return scratch_[lane];
 }
 

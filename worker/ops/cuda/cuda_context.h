@@ -71,7 +71,8 @@ class CudaContext {
   int device() const { return device_; }
   int multiprocessors() const { return multiprocessors_; }
   DevicePool& pool() { return *pool_; }
-  Scratch& scratch();  // of the lane
+  Scratch& scratch() { return scratch(recorder_->lane()); }
+  Scratch& scratch(int lane);
   // Where the device will find the values, for the op that is about to be enqueued.
   template <typename T>
   const T* Put(std::span<const T> values) {

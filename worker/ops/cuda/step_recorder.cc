@@ -56,8 +56,8 @@ void StepRecorder::End() {
 
 void StepRecorder::BeginLane(int lane) {
   if (!recording_) return;
-  list_.BeginLane(lane);
-  lane_ = lane;
+  lane_ = lane % kLanes;
+  list_.BeginLane(lane_);
 }
 
 void StepRecorder::EndLanes() {

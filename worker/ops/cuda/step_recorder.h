@@ -27,11 +27,13 @@ class StepRecorder final : public LaunchSink {
   void End();
   bool recording() const { return recording_; }
 
-  // LaunchList's, where one is recorded.
+  // LaunchList's, where one is recorded. Lanes are few, since each has a scratch of its own: those
+  // with the same remainder follow one another.
+  static constexpr int kLanes = 4;
   void BeginLane(int lane);
   void EndLanes();
   void JoinNext() { list_.JoinNext(); }
-  // What may not be shared by ops side by side comes once a lane: 0 outside lanes too.
+  // Below kLanes; 0 outside lanes too. What ops side by side can't share comes once a lane.
   int lane() const { return recording_ ? lane_ : 0; }
 
   void Add(const Launch& launch, LaunchArguments arguments) override;
