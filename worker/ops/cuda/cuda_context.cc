@@ -60,14 +60,14 @@ std::byte* Scratch::TakeBytes(int64_t bytes, CudaContext& context) {
     pieces_[used_] = nullptr;
     sizes_[used_] = 0;
     auto piece = context.pool().Allocate(bytes, kWorkspace);
+    Scratch& shared = context.scratch(0);
     if (!piece.ok() && context.recorder().recording()) {
       context.recorder().Flush();  // gives back what was freed in this step
+      if (this != &shared) shared.Begin();
       piece = context.pool().Allocate(bytes, kWorkspace);
     }
     // No memory for a lane of its own: nothing is recorded any more, so none is needed.
-    if (!piece.ok() && this != &context.scratch(0)) {
-      return context.scratch(0).TakeBytes(bytes, context);
-    }
+    if (!piece.ok() && this != &shared) return shared.TakeBytes(bytes, context);
     if (!piece.ok()) {
       std::fprintf(stderr, "CUDA backend: scratch of an op: %s\n",
                    std::string(piece.status().message()).c_str());
