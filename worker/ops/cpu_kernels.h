@@ -47,8 +47,10 @@ struct SoftmaxState {
 struct CpuKernels {
   // panel[k][group * 16 + lane] = weight of output (group, lane), input k: fp32, [cols][16 * groups].
   void (*unpack)(const WeightGroup* groups, int count, float* panel);
-  // out[16 * group + lane] = sum_k w x[k] for up to 4 groups of one dtype.
-  void (*gemv)(const WeightGroup* groups, int count, const float* x, float* out);
+  // out[r][16 * group + lane] = sum_k w x[r][k] for up to 4 groups of one dtype: rows of x at
+  // x_stride, of out at 16 * count. A row's bits are those of gemm.
+  void (*gemv)(const WeightGroup* groups, int count, const float* x, int64_t x_stride, int64_t rows,
+               float* out);
   // out[r][0..32) = sum_k x[r][k] panel[k][0..32): rows of x at x_stride, of out at 32.
   void (*gemm)(const float* panel, int64_t cols, const float* x, int64_t x_stride, int64_t rows,
                float* out);
@@ -73,6 +75,7 @@ struct CpuKernels {
 };
 
 inline constexpr int kGemvGroups = 4;   // most groups of one gemv call
+inline constexpr int kGemvRows = 16;    // most rows that gemv is faster for
 inline constexpr int kGemmGroups = 2;   // groups of a gemm panel
 inline constexpr int kAttendRows = 6;   // query rows that pay best in one attend call
 

@@ -41,8 +41,8 @@ int CpuLinear::Tile(MatrixView<const float> x, const PackedWeight& weight, int64
     groups[g] = weight.group(std::min(first + g, weight.groups() - 1));
   }
   tile->resize(x.rows * per_unit * kLanes);
-  if (x.rows == 1) {
-    kernels_.gemv(groups, count, x.data, tile->data());
+  if (x.rows <= kGemvRows) {
+    kernels_.gemv(groups, count, x.data, x.stride, x.rows, tile->data());
     return count;
   }
   scratch.panel.resize(x.cols * kGemmGroups * kLanes);

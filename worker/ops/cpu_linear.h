@@ -30,13 +30,13 @@ class CpuLinear {
  private:
   struct Scratch {
     std::vector<float> panel;         // [cols][32]
-    std::vector<float> tile, gated;   // [rows][32]
+    std::vector<float> tile, gated;   // [rows][16 * groups]
   };
   // Columns [unit * groups * 16, ...) of one product into `tile`: [rows][16 * count]; returns count.
   int Tile(MatrixView<const float> x, const PackedWeight& weight, int64_t unit, Scratch& scratch,
            std::vector<float>* tile) const;
   int GroupsPerUnit(MatrixView<const float> x) const {
-    return x.rows == 1 ? kGemvGroups : kGemmGroups;
+    return x.rows <= kGemvRows ? kGemvGroups : kGemmGroups;
   }
 
   const CpuKernels& kernels_;

@@ -70,6 +70,28 @@ TEST_P(LinearTest, MatMulIsItsReferenceWithinTheRoundingsOfItsSum) {
   }
 }
 
+// Every kernel's count of rows, and every remainder: alone, in passes of a few, in panels of 12.
+TEST_P(LinearTest, ARowHasTheBitsThatItHasAlone) {
+  constexpr int64_t kMostRows = 26;
+  for (const DType dtype : kAllDTypes) {
+    const int64_t cols = BlockValues(dtype) == 256 ? 512 : BlockValues(dtype) == 32 ? 96 : 77;
+    const Weight w = RandomWeight(dtype, 85, cols, 21).Load(*ops_);
+    const DeviceMatrix x(*ops_, RandomMatrix(kMostRows, cols, 22));
+    const DeviceMatrix alone(*ops_, kMostRows, 85);
+    for (int64_t r = 0; r < kMostRows; ++r) {
+      ops_->MatMul(x.view().Rows(r, 1), w, alone.view().Rows(r, 1));
+    }
+    const HostMatrix want = alone.Download();
+    for (int64_t rows = 2; rows <= kMostRows; ++rows) {
+      const DeviceMatrix out(*ops_, rows, 85);
+      ops_->MatMul(x.view().Rows(0, rows), w, out.view());
+      const HostMatrix got = out.Download();
+      EXPECT_TRUE(std::equal(got.values.begin(), got.values.end(), want.values.begin()))
+          << DTypeName(dtype) << ", " << rows << " rows";
+    }
+  }
+}
+
 TEST_P(LinearTest, MatMulAddAddsTheProductOfMatMulWithOneRounding) {
   for (const int64_t rows : kRowCounts) {
     const FileWeight file = RandomWeight(DType::kQ8_0, 37, 64, 3);
