@@ -62,6 +62,8 @@ json WorkerJson(const v1::GetWorkerStatsResponse& stats) {
           {"tokens_generated", stats.tokens_generated()},
           {"tokens_prefilled", stats.tokens_prefilled()},
           {"tokens_reused", stats.tokens_reused()},
+          {"decode_steps", stats.decode_steps()},
+          {"decode_rows", stats.decode_rows()},
           {"checked_heads", stats.checked_heads()},
           {"captured_mass_sum", stats.captured_mass_sum()},
           {"output_error_sum", stats.output_error_sum()},
@@ -125,6 +127,10 @@ void PrintMemory(const ServiceSnapshot& snapshot) {
         stats.worker_kv_limit_bytes() > 0 ? " of " + ShortBytes(stats.worker_kv_limit_bytes()) : "",
         ShortCount(stats.tokens_reused()), ShortCount(stats.tokens_prefilled()),
         ShortCount(stats.tokens_generated()));
+    if (stats.decode_steps() > 0) {
+      absl::PrintF("         %.1f turns a decode step\n", static_cast<double>(stats.decode_rows()) /
+                                                              static_cast<double>(stats.decode_steps()));
+    }
   }
   if (snapshot.store) {
     const v1::GetStatsResponse& store = *snapshot.store;

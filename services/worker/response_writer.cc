@@ -119,6 +119,8 @@ void WriteStats(const EngineStats& stats, v1::GetWorkerStatsResponse* out) {
   out->set_tokens_generated(stats.tokens_generated);
   out->set_tokens_prefilled(stats.tokens_prefilled);
   out->set_tokens_reused(stats.tokens_reused);
+  out->set_decode_steps(stats.decode_steps);
+  out->set_decode_rows(stats.decode_rows);
   out->set_checked_heads(stats.checked_heads);
   out->set_captured_mass_sum(stats.captured_mass_sum);
   out->set_output_error_sum(stats.output_error_sum);
