@@ -139,12 +139,12 @@ void ExpectSameLogitsOfEverySelector(MeasuredModel& m, const SequenceCache& pare
   }
 }
 
-TEST_F(ModelGpuTest, EverySelectorGivesTheSameLogitsBitForBit) {
-  ops_.reset();
-  const ScratchDir scratch;
-  WriteTinyModel(scratch / "tiny.gguf", {.layers = 3, .embedding_scale = 0.1f});
-  auto file = ModelFile::Open(scratch / "tiny.gguf");
-  ASSERT_TRUE(file.ok()) << file.status();
+// A model whose selections leave most candidates out.
+std::unique_ptr<MeasuredModel> MakeSparseModel(const std::filesystem::path& path,
+                                               int32_t decode_rows) {
+  WriteTinyModel(path, {.layers = 3, .embedding_scale = 0.1f});
+  auto file = ModelFile::Open(path);
+  TS_CHECK(file.ok());
   LayerPolicy policy =
       LayerPolicy::Default("tiny", (*file)->fingerprint(), (*file)->hyperparameters());
   policy.select.top_k = 16;  // few of the candidates
@@ -154,14 +154,93 @@ TEST_F(ModelGpuTest, EverySelectorGivesTheSameLogitsBitForBit) {
                                      .cuda = !TestsRunOnCpu(),
                                      .cuda_module = TestedModule().string(),
                                      .context_tokens = 2048,
-                                     .arena_bytes = int64_t{256} << 20});
-  ASSERT_TRUE(made.ok()) << made.status();
-  constexpr int64_t kPrompt = 381;  // one page is sealed, and one more while decoding
-  auto prompt = (*made)->Open("prompt", CacheMode::kHybrid, kPrompt);
-  ASSERT_TRUE(prompt.ok()) << prompt.status();
-  ASSERT_TRUE((*made)->RunPrefill(RandomTokens(**made, kPrompt), **prompt).ok());
+                                     .arena_bytes = int64_t{256} << 20,
+                                     .decode_rows = decode_rows});
+  TS_CHECK(made.ok());
+  return *std::move(made);
+}
+
+constexpr int64_t kPrompt = 381;  // one page is sealed, and one more while decoding
+
+std::unique_ptr<SequenceCache> RunPrompt(MeasuredModel& m) {
+  auto prompt = m.Open("prompt", CacheMode::kHybrid, kPrompt);
+  TS_CHECK(prompt.ok() && m.RunPrefill(RandomTokens(m, kPrompt), **prompt).ok());
+  return *std::move(prompt);
+}
+
+TEST_F(ModelGpuTest, EverySelectorGivesTheSameLogitsBitForBit) {
+  ops_.reset();
+  const ScratchDir scratch;
+  const auto model = MakeSparseModel(scratch / "tiny.gguf", 1);
+  const auto prompt = RunPrompt(*model);
   for (const QueryMode query : {QueryMode::kExact, QueryMode::kPredicted}) {
-    ExpectSameLogitsOfEverySelector(**made, **prompt, 5, query);
+    ExpectSameLogitsOfEverySelector(*model, *prompt, 5, query);
+  }
+}
+
+// Three sequences in one step, one of them in full, across a seal: the bits of every step's logits.
+std::vector<std::vector<float>> DecodeBatch(MeasuredModel& m, const SequenceCache& prompt,
+                                            const LayerPolicy& policy, int steps) {
+  constexpr int kRows = 3;
+  std::vector<std::unique_ptr<SequenceCache>> caches;
+  for (int i = 0; i < kRows; ++i) {
+    const std::string name = std::string(ToString(policy.selector)) +
+                             (policy.query == QueryMode::kExact ? " exact " : " predicted ");
+    auto cache = m.Fork(prompt, name + std::to_string(i),
+                        i == 1 ? CacheMode::kFull : CacheMode::kHybrid, policy, kPrompt + steps);
+    TS_CHECK(cache.ok());
+    caches.push_back(*std::move(cache));
+  }
+  std::vector<std::vector<float>> all;
+  for (int step = 0; step < steps; ++step) {
+    std::vector<DecodeRow> rows;
+    for (int i = 0; i < kRows; ++i) {
+      rows.push_back({.token = 7 + step + i, .cache = caches[i].get(), .status = {}});
+    }
+    m.StepAll(policy, rows);
+    for (int i = 0; i < kRows; ++i) {
+      TS_CHECK(rows[i].status.ok());
+      const auto logits = m.backend->ReadBack(m.buffers.logits.row(i), &m.host_logits);
+      all.emplace_back(logits.begin(), logits.end());
+    }
+  }
+  return all;
+}
+
+TEST_F(ModelGpuTest, StepsAsGraphsGiveTheLogitsOfStepsOpByOpBitForBit) {
+  constexpr int kSteps = 5;
+  constexpr std::pair<Selector, QueryMode> kPolicies[] = {
+      {Selector::kSketch, QueryMode::kExact},
+      {Selector::kDevice, QueryMode::kPredicted},
+      {Selector::kInline, QueryMode::kExact}};
+  ops_.reset();
+  const ScratchDir scratch;
+  std::vector<std::vector<float>> without;
+  for (const bool graphs : {false, true}) {
+    if (!graphs) setenv("TAILOR_CUDA_GRAPHS", "off", 1);
+    const auto model = MakeSparseModel(scratch / "tiny.gguf", 3);
+    unsetenv("TAILOR_CUDA_GRAPHS");
+    const auto prompt = RunPrompt(*model);
+    std::vector<std::vector<float>> logits;
+    for (const auto& [selector, query] : kPolicies) {
+      SCOPED_TRACE(testing::Message() << ToString(selector) << ", graphs " << graphs);
+      LayerPolicy policy = model->policy;
+      policy.selector = selector;
+      policy.query = query;
+      policy.check_every_tokens = 0;  // a check asks the host
+      const StepStats before = model->backend->step_stats();
+      const auto some = DecodeBatch(*model, *prompt, policy, kSteps);
+      const StepStats after = model->backend->step_stats();
+      logits.insert(logits.end(), some.begin(), some.end());
+      if (TestsRunOnCpu()) continue;
+      EXPECT_EQ(after.steps - before.steps, kSteps);
+      // A sequence's first step takes memory for its rows; `inline` asks the host in each.
+      EXPECT_EQ(after.graph_launches - before.graph_launches,
+                !graphs || selector == Selector::kInline ? 0 : kSteps - 1);
+      EXPECT_LE(after.graphs_built - before.graphs_built, 2) << "before the seal and after it";
+    }
+    if (!graphs) without = logits;
+    ASSERT_EQ(logits, without);
   }
 }
 

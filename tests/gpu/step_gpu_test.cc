@@ -16,7 +16,7 @@ namespace {
 constexpr int32_t kHeads = 4, kKvHeads = 2, kDim = 64;
 constexpr int64_t kWidth = kHeads * kDim, kOutputs = 37;
 constexpr int kSequences = 6;  // more than a graph has lanes
-constexpr int kSteps = 4;      // the emulated device takes two orders of a graph's nodes in turn
+constexpr int kSteps = 4;      // the emulated device takes three orders of a graph's nodes in turn
 
 // What a batch does: attention and a product of each sequence for itself, then a product of all.
 class Batch {

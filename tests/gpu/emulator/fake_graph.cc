@@ -1,12 +1,13 @@
 // Launches of kernels by their host function, and graphs of them, on the emulated device. A graph's
-// nodes run in one topological order at one launch and in the contrary one at the next: a
-// dependency that is missing shows.
+// nodes run in another topological order at each of three launches: branches one after the other,
+// the last one first, and all of them by turns. So a dependency that is missing shows, and memory
+// that branches share.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <iterator>
+#include <deque>
 #include <memory>
 #include <set>
 #include <vector>
@@ -69,23 +70,27 @@ struct Exec {
   int launches = 0;
 };
 
+enum class Order { kFirst, kLast, kByTurns };
+
 void RunGraph(const std::vector<Call>& calls, const std::vector<std::vector<size_t>>& needs,
-              bool last_first) {
+              Order order) {
   std::vector<size_t> missing(calls.size());
   std::vector<std::vector<size_t>> needed_by(calls.size());
-  std::set<size_t> ready;
+  std::deque<size_t> ready;  // in the order of becoming so
   for (size_t i = 0; i < calls.size(); ++i) {
     missing[i] = needs[i].size();
     for (const size_t need : needs[i]) needed_by[need].push_back(i);
-    if (missing[i] == 0) ready.insert(i);
+    if (missing[i] == 0) ready.push_back(i);
   }
   while (!ready.empty()) {
-    const auto next = last_first ? std::prev(ready.end()) : ready.begin();
+    const auto next = order == Order::kByTurns ? ready.begin()
+                      : order == Order::kFirst ? std::min_element(ready.begin(), ready.end())
+                                               : std::max_element(ready.begin(), ready.end());
     const size_t i = *next;
     ready.erase(next);
     calls[i].Run();
     for (const size_t after : needed_by[i]) {
-      if (--missing[after] == 0) ready.insert(after);
+      if (--missing[after] == 0) ready.push_back(after);
     }
   }
 }
@@ -154,9 +159,9 @@ cudaError_t cudaGraphExecKernelNodeSetParams(cudaGraphExec_t handle, cudaGraphNo
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t handle, cudaStream_t stream) {
   Exec& exec = *reinterpret_cast<Exec*>(handle);
-  const bool last_first = exec.launches++ % 2 == 1;
-  emulator::Enqueue(stream, [calls = exec.calls, needs = exec.needs, last_first] {
-    emulator::RunGraph(*calls, needs, last_first);
+  const auto order = static_cast<emulator::Order>(exec.launches++ % 3);
+  emulator::Enqueue(stream, [calls = exec.calls, needs = exec.needs, order] {
+    emulator::RunGraph(*calls, needs, order);
   });
   return cudaSuccess;
 }
