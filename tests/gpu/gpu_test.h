@@ -9,10 +9,12 @@
 #include <cstring>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "tests/worker/ops/attention_case.h"
 #include "tests/worker/ops/op_test.h"
+#include "worker/ops/cuda/module_abi.h"
 #include "worker/ops/cuda_loader.h"
 
 namespace tailor {
@@ -27,6 +29,8 @@ inline bool TestsRunOnCpu() { return TestsRunOn("cpu"); }
 // The module under test; empty: the real one.
 inline std::filesystem::path TestedModule() {
   if (!TestsRunOn("emulator")) return {};
+  // Emulated memory is the host's: a real library must not multiply it.
+  setenv(kBlasLibraryVariable, "off", 0);
   return std::filesystem::read_symlink("/proc/self/exe").parent_path() / "backend_emulated.so";
 }
 
@@ -36,6 +40,24 @@ inline absl::StatusOr<std::unique_ptr<Backend>> MakeTestedBackend(
   return MakeCudaBackend(
       {.device = 0, .memory_bytes = memory_bytes, .host_threads = 2, .module = TestedModule()});
 }
+
+// cuBLASLt's file for the backends made while this lives; "off": none.
+class BlasLibrary {
+ public:
+  explicit BlasLibrary(const std::string& file) {
+    if (const char* was = std::getenv(kBlasLibraryVariable)) was_ = was;
+    setenv(kBlasLibraryVariable, file.c_str(), 1);
+  }
+  BlasLibrary(const BlasLibrary&) = delete;
+  BlasLibrary& operator=(const BlasLibrary&) = delete;
+  ~BlasLibrary() {
+    was_.has_value() ? setenv(kBlasLibraryVariable, was_->c_str(), 1)
+                     : unsetenv(kBlasLibraryVariable);
+  }
+
+ private:
+  std::optional<std::string> was_;
+};
 
 class GpuTest : public ::testing::Test {
  protected:

@@ -1,10 +1,14 @@
-// The ops interface: one forward pass is written over it, once. Buffers are device memory (opaque to
-// the caller unless the backend is the CPU); calls are ordered as on one stream. A Backend is used by
-// one thread at a time; two backends may live in one process.
+// The ops interface: one forward pass is written over it, once. Buffers are device memory (opaque
+// to the caller unless the backend is the CPU); calls are ordered as on one stream. A Backend is
+// used by one thread at a time; two backends may live in one process.
 //
-// Numerics: on the CPU one row's result does not depend on how many rows the call has, nor on thread
-// count or chunking. So a token's KV is the same from any prefill chunk size. CUDA keeps this among
-// calls of up to 16 rows and among calls of more; the two differ by the rounding of inputs to bf16.
+// Numerics: on the CPU one row's result does not depend on how many rows the call has, nor on
+// thread count or chunking. So a token's KV is the same from any prefill chunk size. CUDA keeps
+// this among calls of up to 16 rows and, with its own kernels, among calls of more; the two differ
+// by the rounding of inputs to bf16. With cuBLASLt, calls of more than 16 rows have the same bits
+// when repeated with the same shapes on the same device and library version; beside other numbers
+// of rows they are within the same bound, and their bits are nobody's to rely on
+// (docs/decisions/0012-cublaslt.md).
 #pragma once
 
 #include <cstddef>

@@ -71,6 +71,12 @@ using emulator::Stream;
 
 extern "C" {
 
+// For libraries that enqueue work of their own (fake_cublaslt.cc), found by name.
+__attribute__((visibility("default"))) void EmulatorEnqueue(cudaStream_t stream, void (*run)(void*),
+                                                            void* data) {
+  Enqueue(stream, [=] { run(data); });
+}
+
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   auto* const made = new Stream;
   emulator::device().streams.insert(made);

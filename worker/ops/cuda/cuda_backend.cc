@@ -21,8 +21,10 @@ Rows<T> PartOf(const Rows<T>& x, int32_t first, int32_t count) {
 
 }  // namespace
 
-CudaBackend::CudaBackend(std::unique_ptr<CudaContext> context, int host_threads)
+CudaBackend::CudaBackend(std::unique_ptr<CudaContext> context, int host_threads,
+                         const std::string& blas_library)
     : context_(std::move(context)),
+      many_rows_(context_.get(), blas_library),
       own_bytes_(context_->pool().asked_bytes()),
       attention_(context_.get()),
       select_(context_.get()),
@@ -162,13 +164,11 @@ void CudaBackend::Linear(Rows<const float> x, std::span<const LinearJob> jobs, E
   const WeightType type = jobs[0].w.type;
   const bool mixed = std::any_of(jobs.begin(), jobs.end(),
                                  [&](const LinearJob& job) { return job.w.type != type; });
-  if (mixed || (jobs.size() > 1 && !IsSkinny(x.rows, type))) {
+  if (mixed) {
     for (const LinearJob& job : jobs) Linear(x, std::span(&job, 1), epilogue);
     return;
   }
-  if (!IsSkinny(x.rows, type)) {
-    return LaunchGemm(x, jobs[0].w, epilogue, jobs[0].out, context_->stream());
-  }
+  if (!IsSkinny(x.rows, type)) return many_rows_.Run(x, jobs, epilogue);
   for (int32_t first = 0; first < x.rows; first += kSkinnyRows) {
     const int32_t count = std::min(kSkinnyRows, x.rows - first);
     LinearJob part[kMaxJobs];
@@ -221,9 +221,8 @@ void CudaBackend::SwiGlu(MatrixView<const float> x, const Weight& gate, const We
   const Rows<float> gated = {context_->scratch().Take<float>(out.rows * out.cols, *context_),
                              out.cols, static_cast<int32_t>(out.rows),
                              static_cast<int32_t>(out.cols)};
-  const LinearJob gate_job = {g, gated}, up_job = {u, ToRows(out)};
-  Linear(in, std::span(&gate_job, 1), Epilogue::kStore);
-  Linear(in, std::span(&up_job, 1), Epilogue::kStore);
+  const LinearJob jobs[] = {{g, gated}, {u, ToRows(out)}};
+  Linear(in, jobs, Epilogue::kStore);
   LaunchSiluMultiply({gated.data, gated.stride, gated.rows, gated.cols}, ToRows(out),
                      context_->stream());
   CheckLaunch("SwiGlu");

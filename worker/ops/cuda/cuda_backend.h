@@ -12,12 +12,15 @@
 #include "worker/ops/cuda/cuda_context.h"
 #include "worker/ops/cuda/cuda_doorbell.h"
 #include "worker/ops/cuda/cuda_select.h"
+#include "worker/ops/cuda/many_rows.h"
 
 namespace tailor::cuda {
 
 class CudaBackend final : public Backend {
  public:
-  CudaBackend(std::unique_ptr<CudaContext> context, int host_threads);
+  // `blas_library`: ManyRows' file.
+  CudaBackend(std::unique_ptr<CudaContext> context, int host_threads,
+              const std::string& blas_library);
   ~CudaBackend() override;
 
   std::string_view name() const override { return "cuda"; }
@@ -75,6 +78,7 @@ class CudaBackend final : public Backend {
   static void CheckLaunch(const char* op) { CheckCuda(cudaGetLastError(), op); }
 
   std::unique_ptr<CudaContext> context_;
+  ManyRows many_rows_;
   const int64_t own_bytes_;  // of the pool, before anyone asked
   CudaAttention attention_;
   CudaSelect select_;

@@ -16,7 +16,8 @@ class CudaWeight final : public WeightStorage {
              .type = static_cast<WeightType>(layout.dtype),
              .rows = static_cast<int32_t>(layout.rows),
              .cols = static_cast<int32_t>(layout.cols),
-             .pieces = static_cast<int32_t>(layout.pieces)} {}
+             .pieces = static_cast<int32_t>(layout.pieces),
+             .scale_row_bytes = static_cast<int32_t>(layout.ScaleRowBytes())} {}
 
   static const WeightRef& Of(const Weight& weight) {
     return static_cast<const CudaWeight&>(*weight.storage).ref_;

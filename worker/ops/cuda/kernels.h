@@ -30,6 +30,7 @@ struct WeightRef {
   WeightType type = WeightType::kF32;
   int32_t rows = 0, cols = 0;
   int32_t pieces = 0;
+  int32_t scale_row_bytes = 0;  // of one row's scales
 };
 
 // --- linear.cu: up to kSkinnyRows rows, bound by reading the weights ---
@@ -53,6 +54,12 @@ void LaunchPackRows(Rows<const float> x, Rows<float> out, CudaStreamRef stream);
 // --- gemm.cu: many rows, on tensor cores; x and w rounded to bf16, sums in fp32 ---
 void LaunchGemm(Rows<const float> x, const WeightRef& w, Epilogue epilogue, Rows<float> out,
                 CudaStreamRef stream);
+
+// --- round_bf16.cu: what a library of bf16 products reads, rounded as gemm.cu does ---
+// out [x.rows][x.cols]. x: as LaunchLinear wants it.
+void LaunchRoundRows(Rows<const float> x, uint16_t* out, CudaStreamRef stream);
+// out [w.rows][cols in whole pieces], of any format but F32.
+void LaunchExpandWeight(const WeightRef& w, uint16_t* out, CudaStreamRef stream);
 
 // --- pointwise.cu ---
 void LaunchEmbed(const int32_t* tokens, const WeightRef& embedding, Rows<float> x,

@@ -1,5 +1,6 @@
 // backend_cuda.so's four exports (worker/ops/cuda/module_abi.h).
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 #include "common/status.h"
@@ -40,7 +41,9 @@ absl::Status Probe(int32_t device) {
 absl::StatusOr<std::unique_ptr<CudaBackend>> Create(const CudaModuleOptions& options) {
   TS_RETURN_IF_ERROR(Probe(options.device));
   TS_ASSIGN_OR_RETURN(auto context, CudaContext::Make(options));
-  return std::make_unique<CudaBackend>(std::move(context), std::max(1, options.host_threads));
+  const char* blas_library = std::getenv(kBlasLibraryVariable);
+  return std::make_unique<CudaBackend>(std::move(context), std::max(1, options.host_threads),
+                                       blas_library != nullptr ? blas_library : "");
 }
 
 }  // namespace

@@ -18,6 +18,10 @@ struct CudaModuleOptions {
   int64_t memory_bytes = 0;  // the pool, taken at once; 0: nine tenths of what is free
 };
 
+// The environment variable that names the file of cuBLASLt to open, or "off" for none; without it
+// the usual places are tried (many_rows.h).
+inline constexpr char kBlasLibraryVariable[] = "TAILOR_CUBLASLT";
+
 // Text that goes back to the caller, always terminated.
 struct CudaModuleError {
   int32_t code = 0;  // absl::StatusCode; 0: none

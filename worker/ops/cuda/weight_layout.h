@@ -32,9 +32,8 @@ struct WeightLayout {
   static WeightLayout Of(DType dtype, int64_t rows, int64_t cols);
   int64_t CodeBytes() const { return rows * pieces * kPieceBytes; }
   int64_t ScalesOffset() const { return CodeBytes(); }
-  int64_t Bytes() const {
-    return CodeBytes() + (scale_bytes > 0 ? rows * (cols / 32) * scale_bytes : 0);
-  }
+  int64_t ScaleRowBytes() const { return cols / 32 * scale_bytes; }
+  int64_t Bytes() const { return CodeBytes() + rows * ScaleRowBytes(); }
 };
 
 // The tensor's bytes in that order. Errors: InvalidArgument when they do not fit the shape,
