@@ -19,14 +19,16 @@ namespace {
 using ::testing::HasSubstr;
 
 constexpr int kInvalidValue = 7, kNotSupported = 15;  // cublasStatus_t
-constexpr DType kRoundedDTypes[] = {DType::kF16, DType::kBF16, DType::kQ8_0, DType::kQ4_0,
-                                    DType::kQ4_1};
+constexpr DType kRoundedDTypes[] = {DType::kF16,  DType::kBF16, DType::kQ8_0, DType::kQ4_0,
+                                    DType::kQ4_1, DType::kQ4_K, DType::kQ6_K};
 
 struct Case {
   FileWeight file;
   HostMatrix x, base;
 };
-Case MakeCase(DType dtype, int64_t rows, int64_t outputs, int64_t cols) {
+// Of `least` inputs or more.
+Case MakeCase(DType dtype, int64_t rows, int64_t outputs, int64_t least) {
+  const int64_t cols = WholeBlocks(dtype, least);
   return {RandomWeight(dtype, outputs, cols, 1), RandomMatrix(rows, cols, 2),
           RandomMatrix(rows, outputs, 3)};
 }
@@ -106,7 +108,7 @@ constexpr int64_t kCols = 1024, kManyOutputs = 520, kManyInputs = 260;
 
 TEST_F(FakeBlasTest, ProductsOfMoreThanSixteenRowsAreTheLibrarysButThoseOfF32) {
   const auto ops = WithFake();
-  for (const DType dtype : kDeviceDTypes) {
+  for (const DType dtype : kAllDTypes) {
     for (const int64_t rows : {1, 16, 17, 40}) {
       const int before = Products();
       RunMatMul(*ops, MakeCase(dtype, rows, 33, 64));
@@ -150,7 +152,7 @@ TEST_F(FakeBlasTest, EveryFormatIsRoundedToBf16AndNoFurther) {
 
 TEST_F(FakeBlasTest, WeightsAndInputsBeyondTheirMemoryGoInSlabsAndBlocks) {
   const auto ops = WithFake(kSmallPool);
-  for (const DType dtype : {DType::kQ8_0, DType::kF16, DType::kQ4_1}) {
+  for (const DType dtype : {DType::kQ8_0, DType::kF16, DType::kQ4_1, DType::kQ4_K, DType::kQ6_K}) {
     const Case c = MakeCase(dtype, kManyInputs, kManyOutputs, kCols);
     const Weight w = c.file.Load(*ops);
     const DeviceMatrix x(*ops, c.x), out(*ops, c.base);

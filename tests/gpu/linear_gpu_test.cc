@@ -19,6 +19,7 @@ struct Shape {
 
 // Outputs that fill no block and no tile of 128, inputs that fill no step of 32.
 std::vector<Shape> ShapesOf(DType dtype) {
+  if (BlockValues(dtype) == 256) return {{1, 256}, {17, 768}, {130, 512}, {257, 1280}};
   std::vector<Shape> shapes = {{1, 32}, {17, 96}, {130, 64}, {257, 544}, {100, 4128}};
   if (BlockValues(dtype) == 1) shapes.insert(shapes.end(), {{7, 1}, {50, 7}, {20, 33}, {133, 100}});
   return shapes;
@@ -45,7 +46,7 @@ double SumTolerance(DType dtype, int64_t rows, int64_t n, double magnitude) {
 }
 
 TEST_F(LinearGpuTest, MatMulIsItsReferenceForEveryFormatShapeAndBatch) {
-  for (const DType dtype : kDeviceDTypes) {
+  for (const DType dtype : kAllDTypes) {
     for (const Shape shape : ShapesOf(dtype)) {
       const FileWeight file = RandomWeight(dtype, shape.outputs, shape.cols, 1);
       const Weight w = file.Load(*ops_);
@@ -84,12 +85,16 @@ TEST_F(LinearGpuTest, MatMulAddAddsTheProductOfMatMulWithOneRounding) {
 }
 
 TEST_F(LinearGpuTest, ProjectQkvIsThreeMatMulsBitForBitAlsoOfMixedFormats) {
-  for (const DType of_v : {DType::kQ4_1, DType::kF16}) {
+  const std::pair<DType, DType> formats[] = {{DType::kQ4_1, DType::kQ4_1},
+                                             {DType::kQ4_1, DType::kF16},
+                                             {DType::kQ4_K, DType::kQ6_K}};  // a Q4_K_M file's
+  for (const auto& [dtype, of_v] : formats) {
+    const int64_t cols = WholeBlocks(dtype, 96);
     for (const int64_t rows : {1, 7, 16, 33}) {
-      const Weight wq = RandomWeight(DType::kQ4_1, 100, 96, 6).Load(*ops_);
-      const Weight wk = RandomWeight(DType::kQ4_1, 33, 96, 7).Load(*ops_);
-      const Weight wv = RandomWeight(of_v, 17, 96, 8).Load(*ops_);
-      const DeviceMatrix x(*ops_, RandomMatrix(rows, 96, 9));
+      const Weight wq = RandomWeight(dtype, 100, cols, 6).Load(*ops_);
+      const Weight wk = RandomWeight(dtype, 33, cols, 7).Load(*ops_);
+      const Weight wv = RandomWeight(of_v, 17, cols, 8).Load(*ops_);
+      const DeviceMatrix x(*ops_, RandomMatrix(rows, cols, 9));
       const DeviceMatrix q(*ops_, rows, 100), k(*ops_, rows, 33), v(*ops_, rows, 17);
       ops_->ProjectQkv(x.view(), wq, wk, wv, q.view(), k.view(), v.view());
       const std::pair<const Weight*, const DeviceMatrix*> parts[] = {
@@ -105,11 +110,13 @@ TEST_F(LinearGpuTest, ProjectQkvIsThreeMatMulsBitForBitAlsoOfMixedFormats) {
 
 // As tests/worker/ops/cpu_linear_test.cc: |silu'| <= 1.1 carries the error of the gate's sum.
 TEST_F(LinearGpuTest, SwiGluIsItsReferenceWithinTheRoundingsOfItsSums) {
-  for (const DType dtype : kDeviceDTypes) {
-    const FileWeight gate = RandomWeight(dtype, 101, 96, 10), up = RandomWeight(dtype, 101, 96, 11);
+  for (const DType dtype : kAllDTypes) {
+    const int64_t cols = WholeBlocks(dtype, 96);
+    const FileWeight gate = RandomWeight(dtype, 101, cols, 10),
+                     up = RandomWeight(dtype, 101, cols, 11);
     for (const int64_t rows : {1, 5, 16, 17, 140}) {
       SCOPED_TRACE(absl::StrCat(std::string(DTypeName(dtype)), ", ", rows, " rows"));
-      HostMatrix x = RandomMatrix(rows, 96, 12, 0.2f), want(rows, 101);
+      HostMatrix x = RandomMatrix(rows, cols, 12, 0.2f), want(rows, 101);
       HostMatrix gate_values = gate.Values(), up_values = up.Values();
       SwiGluRef(x.view(), gate_values.view(), up_values.view(), want.view());
       const HostMatrix a = Product(x, gate_values), a_size = Product(Abs(x), Abs(gate_values));
@@ -117,8 +124,8 @@ TEST_F(LinearGpuTest, SwiGluIsItsReferenceWithinTheRoundingsOfItsSums) {
       const DeviceMatrix device_x(*ops_, x), out(*ops_, rows, 101);
       ops_->SwiGlu(device_x.view(), gate.Load(*ops_), up.Load(*ops_), out.view());
       ExpectNear(out.Download(), want, [&](int64_t r, int64_t o) {
-        const double da = SumTolerance(dtype, rows, 96, a_size.row(r)[o]);
-        const double du = SumTolerance(dtype, rows, 96, u_size.row(r)[o]);
+        const double da = SumTolerance(dtype, rows, cols, a_size.row(r)[o]);
+        const double du = SumTolerance(dtype, rows, cols, u_size.row(r)[o]);
         const double silu = std::abs(a.row(r)[o] / (1 + std::exp(-double{a.row(r)[o]})));
         return 1.1 * da * (std::abs(u.row(r)[o]) + du) + silu * du +
                8 * kEps * silu * std::abs(u.row(r)[o]) + std::numeric_limits<float>::min();
@@ -134,13 +141,14 @@ TEST_F(LinearGpuTest, ARowHasTheSameBitsInEveryBatchOfItsKind) {
     const BlasLibrary none("off");
     ops_ = *MakeTestedBackend();
   }
-  constexpr int64_t kCols = 192, kOutputs = 70;
-  const HostMatrix x = RandomMatrix(300, kCols, 13, 0.3f);
-  for (const DType dtype : kDeviceDTypes) {
-    const Weight w = RandomWeight(dtype, kOutputs, kCols, 14).Load(*ops_);
+  constexpr int64_t kOutputs = 70;
+  for (const DType dtype : kAllDTypes) {
+    const int64_t cols = WholeBlocks(dtype, 192);
+    const HostMatrix x = RandomMatrix(300, cols, 13, 0.3f);
+    const Weight w = RandomWeight(dtype, kOutputs, cols, 14).Load(*ops_);
     const auto run = [&](int64_t first, int64_t count) {
-      HostMatrix part(count, kCols);
-      std::copy_n(x.row(first).data(), count * kCols, part.values.data());
+      HostMatrix part(count, cols);
+      std::copy_n(x.row(first).data(), count * cols, part.values.data());
       const DeviceMatrix in(*ops_, part), out(*ops_, count, kOutputs);
       ops_->MatMul(in.view(), w, out.view());
       return out.Download();
@@ -154,12 +162,13 @@ TEST_F(LinearGpuTest, ARowHasTheSameBitsInEveryBatchOfItsKind) {
 class PointwiseGpuTest : public GpuTest {};
 
 TEST_F(PointwiseGpuTest, EmbedIsExact) {
-  for (const DType dtype : kDeviceDTypes) {
-    const FileWeight file = RandomWeight(dtype, 50, 96, 1);
-    HostMatrix table = file.Values(), want(6, 96);
+  for (const DType dtype : kAllDTypes) {
+    const int64_t cols = WholeBlocks(dtype, 96);
+    const FileWeight file = RandomWeight(dtype, 50, cols, 1);
+    HostMatrix table = file.Values(), want(6, cols);
     const std::vector<TokenId> tokens = {49, 0, 17, 17, 16, 15};
     EmbedRef(tokens, table.view(), want.view());
-    const DeviceMatrix x(*ops_, 6, 96);
+    const DeviceMatrix x(*ops_, 6, cols);
     ops_->Embed(tokens, file.Load(*ops_), x.view());
     EXPECT_EQ(x.Download().values, want.values) << DTypeName(dtype);
   }

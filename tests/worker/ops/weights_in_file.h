@@ -16,9 +16,6 @@ namespace tailor {
 
 inline constexpr DType kAllDTypes[] = {DType::kF32,  DType::kF16,  DType::kBF16, DType::kQ8_0,
                                        DType::kQ4_0, DType::kQ4_1, DType::kQ4_K, DType::kQ6_K};
-// Those the CUDA backend has kernels for.
-inline constexpr DType kDeviceDTypes[] = {DType::kF32,  DType::kF16,  DType::kBF16,
-                                          DType::kQ8_0, DType::kQ4_0, DType::kQ4_1};
 
 // The least multiple of the format's block that is no less than `cols`.
 inline int64_t WholeBlocks(DType dtype, int64_t cols) {

@@ -31,6 +31,7 @@ class CudaWeight final : public WeightStorage {
 static_assert(static_cast<int>(WeightType::kF32) == static_cast<int>(DType::kF32) &&
               static_cast<int>(WeightType::kBF16) == static_cast<int>(DType::kBF16) &&
               static_cast<int>(WeightType::kQ8_0) == static_cast<int>(DType::kQ8_0) &&
-              static_cast<int>(WeightType::kQ4_1) == static_cast<int>(DType::kQ4_1));
+              static_cast<int>(WeightType::kQ4_1) == static_cast<int>(DType::kQ4_1) &&
+              static_cast<int>(WeightType::kQ6_K) == static_cast<int>(DType::kQ6_K));
 
 }  // namespace tailor::cuda

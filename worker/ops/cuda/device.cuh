@@ -115,6 +115,55 @@ struct Piece<WeightType::kQ4_1> {
   }
 };
 
+// Eight pieces a block of 256, whose record of 16 bytes is d, dmin, and 6-bit scales and minimums:
+// of the first four steps in bytes of their own, of the others in a nibble each and the first
+// ones' upper bits.
+template <>
+struct Piece<WeightType::kQ4_K> {
+  static constexpr int kValues = 32;
+  static __device__ __forceinline__ void Load(const uint4& raw, const void* scales, int64_t piece,
+                                              float* w) {
+    const uint4 record = __ldg(static_cast<const uint4*>(scales) + piece / 8);
+    const int shift = static_cast<int>(piece % 4) * 8;
+    uint32_t scale = record.y >> shift, minimum = record.z >> shift;
+    if (piece % 8 >= 4) {
+      const uint32_t nibbles = record.w >> shift;
+      scale = (nibbles & 15u) | (scale >> 6 & 3u) << 4;
+      minimum = (nibbles >> 4 & 15u) | (minimum >> 6 & 3u) << 4;
+    }
+    // Both products with d and dmin are exact, so the fused sum rounds once, as the reference.
+    LoadNibbles<true>(raw, HalfBits(record.x & 0xffffu) * static_cast<float>(scale & 63u),
+                      -HalfBits(record.x >> 16) * static_cast<float>(minimum & 63u), w);
+  }
+};
+
+// A record of 82 bytes, which only 2 divides: upper bits of the codes, a scale each 16, d.
+template <>
+struct Piece<WeightType::kQ6_K> {
+  static constexpr int kValues = 32;
+  static __device__ __forceinline__ void Load(const uint4& raw, const void* scales, int64_t piece,
+                                              float* w) {
+    const auto* record = static_cast<const uint16_t*>(scales) + piece / 8 * 41;
+    const int step = static_cast<int>(piece % 8);
+    const float d = HalfBits(record[40]);
+    const uint32_t pair = record[32 + step], words[4] = {raw.x, raw.y, raw.z, raw.w};
+    const uint32_t low_bits = record[4 * step] | static_cast<uint32_t>(record[4 * step + 1]) << 16;
+    const uint32_t high_bits = record[4 * step + 2] | static_cast<uint32_t>(record[4 * step + 3])
+                                                          << 16;
+    // d times a scale, times a code: all exact.
+    const float low_scale = d * static_cast<float>(static_cast<int8_t>(pair)),
+                high_scale = d * static_cast<float>(static_cast<int8_t>(pair >> 8));
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      const uint32_t byte = words[i / 4] >> (8 * (i % 4));
+      const uint32_t low = (byte & 15u) | (low_bits >> (2 * i) & 3u) << 4,
+                     high = (byte >> 4 & 15u) | (high_bits >> (2 * i) & 3u) << 4;
+      w[i] = low_scale * (static_cast<float>(low) - 32.0f);
+      w[i + 16] = high_scale * (static_cast<float>(high) - 32.0f);
+    }
+  }
+};
+
 // Calls f.template operator()<type>() for the weight's type: enum to template, once a launch.
 template <typename F>
 void DispatchWeight(WeightType type, F f) {
@@ -131,6 +180,10 @@ void DispatchWeight(WeightType type, F f) {
       return f.template operator()<WeightType::kQ4_0>();
     case WeightType::kQ4_1:
       return f.template operator()<WeightType::kQ4_1>();
+    case WeightType::kQ4_K:
+      return f.template operator()<WeightType::kQ4_K>();
+    case WeightType::kQ6_K:
+      return f.template operator()<WeightType::kQ6_K>();
   }
 }
 

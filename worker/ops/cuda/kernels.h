@@ -21,7 +21,7 @@ struct Rows {
 };
 
 // Numbered apart from DType, so that nvcc need not see the model file's headers.
-enum class WeightType : int32_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1 };
+enum class WeightType : int32_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1, kQ4_K, kQ6_K };
 
 // See weight_layout.h.
 struct WeightRef {

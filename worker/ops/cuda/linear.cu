@@ -134,8 +134,9 @@ __global__ void PackRowsKernel(Rows<const float> x, Rows<float> out) {
 }
 
 // Four outputs a block while their sums fit in few registers, two beyond.
-constexpr int OutsFor(int rows, WeightType type) {
-  return rows <= 2 && type != WeightType::kQ4_0 && type != WeightType::kQ4_1 ? 4 : 2;
+template <WeightType Type>
+constexpr int OutsFor(int rows) {
+  return rows <= 2 && Piece<Type>::kValues < 32 ? 4 : 2;
 }
 
 template <typename T>
@@ -146,7 +147,7 @@ Rows<T> Part(const Rows<T>& x, int32_t first, int32_t count) {
 template <WeightType Type, int kRows>
 void LaunchRows(Rows<const float> x, int32_t first_row, const LinearJob* jobs, int32_t count,
                 Epilogue epilogue, CudaStreamRef stream) {
-  constexpr int kOuts = OutsFor(kRows, Type);
+  constexpr int kOuts = OutsFor<Type>(kRows);
   Jobs table = {};
   int32_t blocks = 0;
   for (int32_t j = 0; j < kMaxJobs; ++j) {
