@@ -50,6 +50,8 @@ struct TierBytes {
   int64_t resident = 0;         // worker: full-precision KV (sink, window, residual; all in kFull)
   int64_t store_rows = 0;       // store: rows of this sequence's pages
   int64_t store_index = 0;      // store: index, scales and kmax of its pages
+  int64_t sketch = 0;           // worker: a device's copies of the index
+  int64_t row_cache = 0;        // worker: rows that a device keeps of those it fetched
 };
 
 // What a turn reused, recomputed, fetched and took.

@@ -85,7 +85,9 @@ void CompleteReport(Turn& turn) {
   report.bytes = {.quantized_codes = totals.worker.codes,
                   .resident = totals.worker.resident,
                   .store_rows = totals.store_rows,
-                  .store_index = totals.store_index};
+                  .store_index = totals.store_index,
+                  .sketch = totals.worker.sketch,
+                  .row_cache = totals.worker.row_cache};
 }
 
 void CountReport(const TurnReport& report, EngineStats& stats) {

@@ -23,7 +23,7 @@ session_tokens, report{reused_tokens, prefilled_tokens, generated_tokens, queue_
 time_to_first_token_ms, decode_ms, tokens_per_second, rows_fetched, bytes_fetched,
 rows_fetched_per_token, bytes_fetched_per_token, checked_heads, captured_mass_mean,
 captured_mass_worst, output_error_mean, budget_rows, bytes{quantized_codes, resident, store_rows,
-store_index}}.
+store_index, sketch, row_cache}}.
 Ctrl-C stops the answer; without one, the program (exit code 130).)";
 
 // Flags that become proto fields only when given.

@@ -29,6 +29,13 @@ const char* AttentionName(v1::AttentionMode mode) {
   }
 }
 
+// What only a worker that selects on its device keeps.
+std::string DeviceText(const v1::TierBytes& bytes) {
+  if (bytes.sketch() == 0 && bytes.row_cache() == 0) return "";
+  return absl::StrCat(", ", ShortBytes(bytes.sketch()), " sketch, ", ShortBytes(bytes.row_cache()),
+                      " row cache");
+}
+
 }  // namespace
 
 const char* FinishReasonName(v1::FinishReason reason) {
@@ -58,8 +65,8 @@ std::string ReportText(const v1::TurnReport& report) {
       report.time_to_first_token_ms() / 1000, report.queue_ms() / 1000, report.prefill_ms() / 1000,
       report.tokens_per_second());
   absl::StrAppend(&text, "  KV       worker: ", ShortBytes(bytes.quantized_codes()), " quantized, ",
-                  ShortBytes(bytes.resident()),
-                  " resident; store: ", ShortBytes(bytes.store_rows()), " rows, ",
+                  ShortBytes(bytes.resident()), " resident", DeviceText(bytes),
+                  "; store: ", ShortBytes(bytes.store_rows()), " rows, ",
                   ShortBytes(bytes.store_index()), " index\n");
   absl::StrAppend(
       &text, "  fetched  ",
@@ -100,7 +107,9 @@ json ReportJson(const v1::TurnReport& report) {
            {{"quantized_codes", report.bytes().quantized_codes()},
             {"resident", report.bytes().resident()},
             {"store_rows", report.bytes().store_rows()},
-            {"store_index", report.bytes().store_index()}}}};
+            {"store_index", report.bytes().store_index()},
+            {"sketch", report.bytes().sketch()},
+            {"row_cache", report.bytes().row_cache()}}}};
 }
 
 std::string AnswerJson(const std::string& session, const std::string& question,

@@ -5,7 +5,7 @@
 //   session_tokens, report {reused_tokens, prefilled_tokens, generated_tokens, queue_ms,
 //   prefill_ms, time_to_first_token_ms, decode_ms, tokens_per_second, rows_fetched, bytes_fetched,
 //   rows_fetched_per_token, bytes_fetched_per_token,
-//   bytes {quantized_codes, resident, store_rows, store_index}}
+//   bytes {quantized_codes, resident, store_rows, store_index, sketch, row_cache}}
 #pragma once
 
 #include <string>

@@ -69,6 +69,8 @@ void WriteReport(const TurnReport& report, v1::TurnReport* out) {
   bytes->set_resident(report.bytes.resident);
   bytes->set_store_rows(report.bytes.store_rows);
   bytes->set_store_index(report.bytes.store_index);
+  bytes->set_sketch(report.bytes.sketch);
+  bytes->set_row_cache(report.bytes.row_cache);
 }
 
 }  // namespace

@@ -97,6 +97,17 @@ TEST_F(ChatTest, VerboseShowsTheReportOnStderr) {
   EXPECT_THAT(result.err, HasSubstr("100 rows, 25.0 KiB per token"));
 }
 
+TEST_F(ChatTest, SketchAndRowCacheAreShownWhereADeviceKeepsThem) {
+  EXPECT_THAT(Run({"chat", "-v", "--ask", "hi"}).err, Not(HasSubstr("sketch")));
+  gateway_.report.mutable_bytes()->set_sketch(5 << 20);
+  gateway_.report.mutable_bytes()->set_row_cache(3 << 10);
+  EXPECT_THAT(Run({"chat", "-v", "--ask", "hi"}).err,
+              HasSubstr("resident, 5.0 MiB sketch, 3.0 KiB row cache; store: "));
+  const json answer = json::parse(Run({"chat", "--json", "--ask", "hi"}).out);
+  EXPECT_EQ(answer.at("report").at("bytes").at("sketch"), 5 << 20);
+  EXPECT_EQ(answer.at("report").at("bytes").at("row_cache"), 3 << 10);
+}
+
 TEST_F(ChatTest, NoProgressBarIsDrawnWhereThereIsNoTerminal) {
   EXPECT_THAT(Run({"chat", "--ask", "hi"}).err, Not(HasSubstr("\x1b")));
 }

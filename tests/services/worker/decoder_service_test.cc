@@ -46,7 +46,7 @@ class DecoderServiceTest : public ::testing::Test {
   static TurnResult Result(FinishReason reason) {
     TurnResult result{.reason = reason, .report = {}};
     result.report.reused_tokens = 7000;
-    result.report.bytes.store_rows = 123;
+    result.report.bytes = {.store_rows = 123, .sketch = 45, .row_cache = 67};
     return result;
   }
 
@@ -83,6 +83,8 @@ TEST_F(DecoderServiceTest, EventsArriveInOrderAndEndWithOneFinished) {
       EXPECT_EQ(event.finished().reason(), v1::FINISH_REASON_STOP);
       EXPECT_EQ(event.finished().report().reused_tokens(), 7000);
       EXPECT_EQ(event.finished().report().bytes().store_rows(), 123);
+      EXPECT_EQ(event.finished().report().bytes().sketch(), 45);
+      EXPECT_EQ(event.finished().report().bytes().row_cache(), 67);
     }
   }
   engine_thread.join();
