@@ -11,8 +11,10 @@
 // (docs/decisions/0012-cublaslt.md).
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <memory>
+#include <numeric>
 #include <span>
 #include <vector>
 
@@ -36,6 +38,16 @@ class DoorbellStream;  // worker/ops/doorbell.h
 // What device memory is for. A backend with a budget accounts every byte to one of these.
 enum class MemoryKind { kWorkspace, kWeights, kCodes, kSketch, kResident, kRowCache };
 inline constexpr int kMemoryKinds = 6;
+
+// A device's memory by MemoryKind, in bytes.
+struct MemoryUse {
+  std::array<int64_t, kMemoryKinds> held = {}, peak = {};
+  int64_t total_peak = 0;  // of all kinds at one time
+  int64_t capacity = 0;    // 0: this backend keeps no such books
+  int64_t free_bytes() const {
+    return capacity - std::accumulate(held.begin(), held.end(), int64_t{0});
+  }
+};
 
 // Owns `bytes` of device memory, 64-byte aligned, zeroed at allocation. Move-only.
 class DeviceBuffer {
@@ -87,6 +99,8 @@ class Backend {
   virtual absl::StatusOr<DeviceBuffer> Allocate(int64_t bytes,
                                                 MemoryKind kind = MemoryKind::kWorkspace) = 0;
   virtual int64_t allocated_bytes() const = 0;
+  // What is held, and the most that was since the last call.
+  virtual MemoryUse TakeMemoryUse() { return {}; }
   // Keeps a weight in its file's format (possibly reordered, never inflated). The tensor's bytes may
   // go away afterwards. Errors: Unimplemented names the dtype.
   virtual absl::StatusOr<Weight> LoadWeight(const TensorView& tensor) = 0;

@@ -52,6 +52,18 @@ absl::StatusOr<DeviceBuffer> CudaBackend::Allocate(int64_t bytes, MemoryKind kin
   return DeviceBuffer(this, data, bytes);
 }
 
+MemoryUse CudaBackend::TakeMemoryUse() {
+  DevicePool& pool = context_->pool();
+  MemoryUse use = {
+      .held = {}, .peak = {}, .total_peak = pool.peak_bytes(), .capacity = pool.capacity()};
+  for (int kind = 0; kind < kMemoryKinds; ++kind) {
+    use.held[kind] = pool.kind_bytes(kind);
+    use.peak[kind] = pool.peak_kind_bytes(kind);
+  }
+  pool.StartPeaks();
+  return use;
+}
+
 void CudaBackend::Free(std::byte* data, int64_t) { context_->recorder().Free(data); }
 
 absl::StatusOr<Weight> CudaBackend::LoadWeight(const TensorView& tensor) {

@@ -28,6 +28,7 @@ class CudaBackend final : public Backend {
 
   absl::StatusOr<DeviceBuffer> Allocate(int64_t bytes, MemoryKind kind) override;
   int64_t allocated_bytes() const override { return context_->pool().asked_bytes() - own_bytes_; }
+  MemoryUse TakeMemoryUse() override;
   absl::StatusOr<Weight> LoadWeight(const TensorView& tensor) override;
   void Download(const void* device, std::span<std::byte> host) override;
   void Upload(std::span<const std::byte> host, void* device) override;

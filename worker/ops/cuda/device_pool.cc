@@ -45,6 +45,8 @@ absl::StatusOr<std::byte*> DevicePool::Allocate(int64_t bytes, int kind) {
   free_bytes_ -= take;
   asked_bytes_ += bytes;
   by_kind_[kind] += take;
+  peak_by_kind_[kind] = std::max(peak_by_kind_[kind], by_kind_[kind]);
+  peak_ = std::max(peak_, capacity_ - free_bytes_);
   return base_ + offset;
 }
 

@@ -30,6 +30,13 @@ class DevicePool {
   int64_t free_bytes() const { return free_bytes_; }
   int64_t asked_bytes() const { return asked_bytes_; }           // before rounding
   int64_t kind_bytes(int kind) const { return by_kind_[kind]; }  // after rounding: sums to taken
+  // The most that was taken since StartPeaks, of one kind and in all.
+  int64_t peak_kind_bytes(int kind) const { return peak_by_kind_[kind]; }
+  int64_t peak_bytes() const { return peak_; }
+  void StartPeaks() {
+    peak_by_kind_ = by_kind_;
+    peak_ = capacity_ - free_bytes_;
+  }
   int64_t largest_hole() const;
   // Whether an address is one of the block's.
   bool Contains(const std::byte* data) const;
@@ -41,7 +48,8 @@ class DevicePool {
   };
   std::byte* base_;
   int64_t capacity_, free_bytes_, asked_bytes_ = 0;
-  std::array<int64_t, kKinds> by_kind_ = {};
+  std::array<int64_t, kKinds> by_kind_ = {}, peak_by_kind_ = {};
+  int64_t peak_ = 0;
   std::map<int64_t, int64_t> holes_;  // offset -> bytes; never two that touch
   std::map<int64_t, Piece> pieces_;   // offset -> what is handed out
 };

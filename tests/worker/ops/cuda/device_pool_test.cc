@@ -61,6 +61,7 @@ TEST(DevicePoolTest, PiecesNeverOverlapAndEveryByteIsAccountedByKind) {
     int kind;
   };
   std::map<std::byte*, Held> held;
+  int64_t peak = 0, peak_by_kind[6] = {};
   for (int step = 0; step < 20000; ++step) {
     if (random() % 2 == 0 || held.empty()) {
       const Held want = {static_cast<int64_t>(random() % 2000), static_cast<int>(random() % 6)};
@@ -87,7 +88,18 @@ TEST(DevicePoolTest, PiecesNeverOverlapAndEveryByteIsAccountedByKind) {
     ASSERT_LE(end, kBase + kCapacity);
     ASSERT_EQ(pool.free_bytes(), kCapacity - taken);
     ASSERT_EQ(pool.asked_bytes(), asked);
-    for (int kind = 0; kind < 6; ++kind) ASSERT_EQ(pool.kind_bytes(kind), by_kind[kind]);
+    peak = std::max(peak, taken);
+    ASSERT_EQ(pool.peak_bytes(), peak);
+    for (int kind = 0; kind < 6; ++kind) {
+      ASSERT_EQ(pool.kind_bytes(kind), by_kind[kind]);
+      peak_by_kind[kind] = std::max(peak_by_kind[kind], by_kind[kind]);
+      ASSERT_EQ(pool.peak_kind_bytes(kind), peak_by_kind[kind]);
+    }
+    if (random() % 64 == 0) {
+      pool.StartPeaks();
+      peak = taken;
+      std::copy(by_kind, by_kind + 6, peak_by_kind);
+    }
   }
 }
 
