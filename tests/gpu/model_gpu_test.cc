@@ -1,11 +1,14 @@
-// Whole-model logits on the device against the CPU backend: a random tiny model always, the default
-// model where TAILOR_TEST_MODEL names it.
+// Whole-model logits on the device against the CPU backend: a random tiny model always, two layers
+// of Llama-3.1-8B's geometry where they don't take hours, the default model where TAILOR_TEST_MODEL
+// names it.
 #include <cmath>
 #include <cstdio>
 #include <random>
 #include <vector>
 
+#include "kvstore/client/local_kv_client.h"
 #include "tests/gpu/gpu_test.h"
+#include "tests/support/random_model.h"
 #include "tests/support/tiny_model.h"
 #include "worker/quality/measured_model.h"
 
@@ -242,6 +245,30 @@ TEST_F(ModelGpuTest, StepsAsGraphsGiveTheLogitsOfStepsOpByOpBitForBit) {
     if (!graphs) without = logits;
     ASSERT_EQ(logits, without);
   }
+}
+
+absl::StatusOr<std::unique_ptr<MeasuredModel>> TwoLayersOfLlama8B(
+    absl::StatusOr<std::unique_ptr<Backend>> backend) {
+  if (!backend.ok()) return backend.status();
+  const RandomModelOptions options = {.shape = Llama31Shape(2, 8192), .context_tokens = 2048};
+  TS_ASSIGN_OR_RETURN(auto store, MakeLocalStore(int64_t{256} << 20));
+  return MakeRandomModel(
+      options, LayerPolicy::Default("random", RandomModelFingerprint(options), options.shape),
+      *std::move(backend), std::move(store));
+}
+
+// The shapes a benchmark runs: 32 query heads on 8 KV heads of 128, products of 4096 and 14336.
+TEST_F(ModelGpuTest, TwoRandomLayersOfLlama8BHaveTheLogitsOfTheCpu) {
+  if (TestsRunOn("emulator")) GTEST_SKIP() << "takes hours there";
+  ops_.reset();
+  Pair pair;
+  auto device = TwoLayersOfLlama8B(MakeTestedBackend(int64_t{4} << 30));
+  auto host = TwoLayersOfLlama8B(MakeCpuBackend({.threads = TestsRunOnCpu() ? 2 : 0}));
+  ASSERT_TRUE(device.ok() && host.ok()) << device.status() << host.status();
+  pair = {.device = *std::move(device), .host = *std::move(host)};
+  ExpectSameLogits(pair, CacheMode::kFull, 13, kSkinnyDistance);
+  // Sealed and selected from where the device is fast; the CPU would take minutes against itself.
+  ExpectSameLogits(pair, CacheMode::kHybrid, TestsRunOnCpu() ? 20 : 300, kRandomDistance);
 }
 
 TEST_F(ModelGpuTest, TheDefaultModelHasTheLogitsOfTheCpu) {

@@ -4,6 +4,8 @@
 #   tests/gpu/run.sh --bundle FILE    builds and packs FILE, a .tar.gz below 60 MiB: programs, their
 #                                     libraries but for the system's own and CUDA's, and this script
 #   ./run.sh                          inside the unpacked bundle: runs it (needs a driver, no packages)
+#   ... --bench                       the benchmark too, after the tests, where a device answers: its table
+#                                     on stderr, its JSON in gpu_bench.json here (under 8 minutes more)
 # --arch "80;90" sets the GPU generations of a build. TAILOR_TEST_MODEL adds the default model's test.
 # Ends with one table; exit code 1 when a test failed, 77 when all were skipped.
 set -euo pipefail
@@ -11,12 +13,13 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 tests=(linear_gpu_test attention_gpu_test select_gpu_test fetcher_gpu_test model_gpu_test
   doorbell_gpu_test step_gpu_test blas_gpu_test)
-bundle="" arch=""
+bundle="" arch="" bench=no
 while [ $# -gt 0 ]; do
   case "$1" in
     --bundle) bundle=${2:?--bundle FILE}; shift ;;
     --arch) arch=${2:?--arch LIST}; shift ;;
-    -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --bench) bench=yes ;;
+    -h | --help) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "run.sh: unknown option $1 (see --help)" >&2; exit 2 ;;
   esac
   shift
@@ -27,8 +30,9 @@ build() {
   cmake -S "$root" --preset release -DTAILOR_CUDA=ON ${arch:+"-DCMAKE_CUDA_ARCHITECTURES=$arch"} \
     >/dev/null
   cmake --build "$root/build/release" -j "$(nproc)" --target backend_cuda \
-    "${tests[@]/#/gpu_}" >&2
+    "${tests[@]/#/gpu_}" gpu_bench >&2
   bin=$root/build/release/bin
+  revision=$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo unknown)
 }
 
 # Everything a program needs but what every Linux of our time has.
@@ -43,12 +47,13 @@ pack() {
   stage=$(mktemp -d)
   mkdir -p "$stage/tailor-gpu/bin" "$stage/tailor-gpu/lib"
   local file
-  for file in "${tests[@]/#/gpu_}" backend_cuda.so; do
+  for file in "${tests[@]/#/gpu_}" gpu_bench backend_cuda.so; do
     # Without line tables; they are ten times the code.
     strip --strip-debug -o "$stage/tailor-gpu/bin/$file" "$bin/$file"
     copy_libraries "$bin/$file" "$stage/tailor-gpu"
   done
   cp "$0" "$stage/tailor-gpu/run.sh"
+  echo "$revision" >"$stage/tailor-gpu/REVISION"
   tar -C "$stage" -czf "$bundle" tailor-gpu
   rm -rf "$stage"
   local mib=$(($(stat -c %s "$bundle") / 1048576))
@@ -81,10 +86,14 @@ run_all() {
   rm -rf "$log"
   [ "$failed" -eq 0 ] || exit 1
   [ "$passed" -gt 0 ] || exit 77
+  if [ "$bench" = yes ]; then
+    "$bin/gpu_bench" --revision "$revision" >gpu_bench.json
+    echo "gpu_bench.json: $(wc -c <gpu_bench.json) bytes"
+  fi
 }
 
 if [ -d "$here/bin" ]; then
-  bin=$here/bin
+  bin=$here/bin revision=$(cat "$here/REVISION")
   # Beside the programs' own run path, for libraries that need others.
   export LD_LIBRARY_PATH=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
   run_all
