@@ -188,7 +188,7 @@ absl::Status Rig::MakeModel() {
   TS_ASSIGN_OR_RETURN(model, MakeRandomModel({.shape = plan.shape,
                                               .context_tokens = plan.contexts.back() + kStepRoom,
                                               .prefill_chunk_tokens = plan.chunk_tokens,
-                                       .decode_rows = plan.batch},
+                                              .decode_rows = plan.batch},
                                              PolicyOf(plan.longbench, Path::kInline),
                                              std::move(backend), std::move(wrapped)));
   doorbell = OpenDoorbellLine(model->backend.get(), store, PolicyOf(plan.longbench, Path::kStore),
