@@ -26,6 +26,7 @@
 #include "common/model_file/model_file.h"
 #include "common/types.h"
 #include "worker/ops/attention.h"
+#include "worker/ops/logits.h"
 #include "worker/ops/step.h"
 #include "worker/ops/weight.h"
 
@@ -180,6 +181,12 @@ class Backend {
   virtual void QuantizePage(const BFloat16* rows, const QuantizedPageShape& shape,
                             std::byte* page) = 0;
   virtual void AttendQuantized(const QuantizedAttention& attention) = 0;
+
+  // --- sampling ---
+  // out[r] answers queries[r] of row r; a row of which no candidate is wanted is passed over. The
+  // same bits on every backend (logits.h).            logits: [queries or more][vocab], device
+  virtual void ReduceLogits(MatrixView<const float> logits, std::span<const LogitQuery> queries,
+                            std::span<LogitReduction> out) = 0;
 
  protected:
   friend class DeviceBuffer;

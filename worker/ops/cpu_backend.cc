@@ -12,6 +12,7 @@
 #include "worker/ops/backend.h"
 #include "worker/ops/cpu_attention.h"
 #include "worker/ops/cpu_linear.h"
+#include "worker/ops/cpu_logits.h"
 #include "worker/ops/doorbell.h"
 #include "worker/ops/quantize_page.h"
 
@@ -28,7 +29,8 @@ class CpuBackend final : public Backend {
         kernels_(KernelsFor(level)),
         pool_(options.threads),
         linear_(kernels_, &pool_),
-        attention_(kernels_, &pool_) {}
+        attention_(kernels_, &pool_),
+        logits_(kernels_, &pool_) {}
 
   std::string_view name() const override { return "cpu"; }
 
@@ -172,6 +174,10 @@ class CpuBackend final : public Backend {
   void AttendQuantized(const QuantizedAttention& attention) override {
     attention_.AttendQuantized(attention);
   }
+  void ReduceLogits(MatrixView<const float> logits, std::span<const LogitQuery> queries,
+                    std::span<LogitReduction> out) override {
+    logits_.Reduce(logits, queries, out);
+  }
 
  protected:
   void Free(std::byte* data, int64_t bytes) override {
@@ -195,6 +201,7 @@ class CpuBackend final : public Backend {
   ThreadPool pool_;
   CpuLinear linear_;
   CpuAttention attention_;
+  CpuLogits logits_;
   std::vector<float> vector_;
 };
 

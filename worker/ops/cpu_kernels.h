@@ -72,7 +72,17 @@ struct CpuKernels {
   // total := total (+) part, the two halves of one softmax.
   void (*merge)(const SoftmaxState& part, const float* part_out, int32_t head_dim,
                 SoftmaxState* total, float* total_out);
+  // The largest of kLogitPiece floats, and the sum of e^(x - max).
+  void (*logit_sum)(const float* x, float* max, double* sum);
+  // kLogitPiece values, each divided by the temperature.
+  void (*logit_divide)(float temperature, float* values);
+  // CandidateKeys of those of `count` <= kLogitKeys values that rank above the bound, tokens from
+  // `first` on, in order; returns how many.
+  int32_t (*logit_keys)(const float* values, int32_t count, int32_t first, uint32_t bound,
+                        uint64_t* keys);
 };
+
+inline constexpr int kLogitKeys = 64;   // looked at in one call
 
 inline constexpr int kGemvGroups = 4;   // most groups of one gemv call
 inline constexpr int kGemvRows = 16;    // most rows that gemv is faster for

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "worker/ops/cpu_kernels.h"
+#include "worker/ops/cpu_logit_kernels.h"
 #include "worker/ops/cpu_weight_kernels.h"
 #include "worker/ops/vec16.h"
 
@@ -319,7 +320,10 @@ const CpuKernels& Kernels() {
                                         .widen_values = WidenValues,
                                         .load_page = LoadPage,
                                         .attend = Attend,
-                                        .merge = Merge};
+                                        .merge = Merge,
+                                        .logit_sum = LogitSum,
+                                        .logit_divide = LogitDivide,
+                                        .logit_keys = LogitKeys};
   return kTable;
 }
 

@@ -13,6 +13,7 @@
 #include "common/model_file/model_file.h"
 #include "common/types.h"
 #include "worker/ops/attention.h"
+#include "worker/ops/logits.h"
 #include "worker/ops/quantized_page.h"
 
 namespace tailor {
@@ -77,5 +78,9 @@ void DequantizePageRef(const std::byte* page, const QuantizedPageShape& shape,
 
 // The same equation over the dequantized pages, then the residual.
 void AttendQuantizedRef(const QuantizedAttention& attention);
+
+// The equations of logits.h for one row [vocab]. Its values are exact; its sums run in the order of
+// the tokens.
+LogitReduction ReduceLogitsRef(std::span<const float> logits, const LogitQuery& query);
 
 }  // namespace tailor
