@@ -18,6 +18,7 @@
 #include "worker/live_sequence.h"
 #include "worker/scheduler/scheduler.h"
 #include "worker/turn.h"
+#include "worker/turn_sampler.h"
 
 namespace tailor {
 namespace {
@@ -29,7 +30,8 @@ class LlamaEngine final : public Engine {
       : options_(options),
         policy_(std::move(policy)),
         backend_(std::move(backend)),
-        store_(std::move(store)) {}
+        store_(std::move(store)),
+        turn_sampler_(backend_.get()) {}
   ~LlamaEngine() override;
 
   absl::Status Load(const ModelFile& file);
@@ -65,13 +67,13 @@ class LlamaEngine final : public Engine {
   // Order matters: buffers go before the backend that owns their memory.
   std::unique_ptr<Backend> backend_;
   std::unique_ptr<KvClient> store_;
+  TurnSampler turn_sampler_;
   PoolView pool_;
   LlamaModel model_;
   StepBuffers buffers_;
   std::unique_ptr<DoorbellLine> doorbell_;  // before the sequences that post to it
   std::unique_ptr<LiveSequences> live_;
   std::vector<DecodeRow> rows_;  // of the step at hand
-  std::vector<float> logits_;    // [max_decode_rows][vocab], host
   ModelInfo info_;
   AdmissionLimits limits_;
 
@@ -108,7 +110,6 @@ absl::Status LlamaEngine::Load(const ModelFile& file) {
   TS_ASSIGN_OR_RETURN(model_, LoadLlama(file, backend_.get(), limits_.context_tokens, nullptr));
   TS_ASSIGN_OR_RETURN(
       buffers_, StepBuffers::Make(model_, options_.prefill_chunk_tokens, options_.max_decode_rows));
-  logits_.resize(int64_t{options_.max_decode_rows} * shape.vocab);
   const PoolSpec spec = {.model = file.fingerprint(),
                          .policy = policy_.fingerprint(),
                          .shape = {.layers = shape.layers,
@@ -317,18 +318,17 @@ void LlamaEngine::RunDecode(std::span<const TurnId> ids) {
 
 // Row i of the logits is of turns[i]; a turn that was dropped has no cache.
 void LlamaEngine::AfterLogits(std::span<const std::shared_ptr<Turn>> turns) {
-  const size_t vocab = info_.vocab;
-  const std::span all = std::span(logits_).first(turns.size() * vocab);
-  backend_->Download(buffers_.logits.data, std::as_writable_bytes(all));
-  for (size_t i = 0; i < turns.size(); ++i) {
-    Turn& turn = *turns[i];
-    if (turn.cache == nullptr) continue;
-    if (turn.replays()) {
-      turn.newest = turn.request.history[turn.cache->tokens()];
-      continue;
-    }
-    const auto reason = EmitToken(all.subspan(i * vocab, vocab), limits_.context_tokens, turn);
-    if (reason.has_value()) Finish(turn, *reason);
+  std::vector<Turn*> drawing;  // null: its logits are of no use
+  for (const std::shared_ptr<Turn>& turn : turns) {
+    const bool replays = turn->cache != nullptr && turn->replays();
+    if (replays) turn->newest = turn->request.history[turn->cache->tokens()];
+    drawing.push_back(turn->cache == nullptr || replays ? nullptr : turn.get());
+  }
+  const std::span<const Sample> samples = turn_sampler_.Draw(buffers_.logits, drawing);
+  for (size_t i = 0; i < drawing.size(); ++i) {
+    if (drawing[i] == nullptr) continue;
+    const auto reason = EmitToken(samples[i], limits_.context_tokens, *drawing[i]);
+    if (reason.has_value()) Finish(*drawing[i], *reason);
   }
 }
 

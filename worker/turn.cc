@@ -43,10 +43,8 @@ absl::Status BeginTurn(const LlamaModel& model, SequenceCache* cache, Turn& turn
   return absl::OkStatus();
 }
 
-std::optional<FinishReason> EmitToken(std::span<const float> logits, int64_t context_tokens,
-                                      Turn& turn) {
+std::optional<FinishReason> EmitToken(const Sample& sample, int64_t context_tokens, Turn& turn) {
   const int64_t position = turn.total_tokens();
-  const Sample sample = turn.sampler->Next(logits, position);
   turn.newest = sample.token;
   if (turn.report.generated_tokens++ == 0) {
     turn.first_token = Turn::Clock::now();

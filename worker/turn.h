@@ -49,9 +49,8 @@ struct Turn {
 // Errors leave the sequence as it was.
 absl::Status BeginTurn(const LlamaModel& model, SequenceCache* cache, Turn& turn);
 
-// Samples the next token from `logits` [vocab] and emits it. Returns the reason to stop, if any.
-std::optional<FinishReason> EmitToken(std::span<const float> logits, int64_t context_tokens,
-                                      Turn& turn);
+// Emits the turn's next token. Returns the reason to stop, if any.
+std::optional<FinishReason> EmitToken(const Sample& sample, int64_t context_tokens, Turn& turn);
 
 // Fills in what is known at the end: times, rates, bytes.
 void CompleteReport(Turn& turn);

@@ -24,7 +24,7 @@ ARROWS = {
     "kvstore/select": ["kvstore/layout.h", "common"],
     "worker/ops": ["common"],
     "worker/scheduler": ["common"],
-    "worker/sampling": ["common"],
+    "worker/sampling": ["worker/ops/logits.h", "worker/ops/logit_math.h", "common"],
     "worker/policy": ["kvstore/select", "common"],
     "worker/cache": ["worker/ops", "worker/policy", "kvstore/client", "kvstore/select",
                      "kvstore/layout.h", "common"],
@@ -34,7 +34,8 @@ ARROWS = {
                        "kvstore/client", "kvstore/select", "kvstore/layout.h", "common"],
     # The files directly in worker/: the engine, which wires the rest.
     "worker": ["worker/scheduler", "worker/policy", "worker/model", "worker/sampling",
-               "worker/cache", "kvstore/client", "kvstore/select", "kvstore/layout.h", "common"],
+               "worker/cache", "worker/ops/backend.h", "kvstore/client", "kvstore/select",
+               "kvstore/layout.h", "common"],
     "services": ["worker", "kvstore", "protos", "common"],
     "protos": [],
     "tests": ["common", "kvstore", "worker", "services", "protos"],
