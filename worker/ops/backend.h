@@ -183,8 +183,8 @@ class Backend {
   virtual void AttendQuantized(const QuantizedAttention& attention) = 0;
 
   // --- sampling ---
-  // out[r] answers queries[r] of row r; a row of which no candidate is wanted is passed over. The
-  // same bits on every backend (logits.h).            logits: [queries or more][vocab], device
+  // out[r] answers queries[r] of row r; where no candidate is wanted the row is not read and the
+  // answer empty. The same bits on every backend (logits.h). logits: [queries.size() or more][vocab]
   virtual void ReduceLogits(MatrixView<const float> logits, std::span<const LogitQuery> queries,
                             std::span<LogitReduction> out) = 0;
 

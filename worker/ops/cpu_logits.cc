@@ -23,7 +23,6 @@ void TakeBest(std::span<const BestKeys> slices, std::span<const float> row, int3
   const auto kept = keys.begin() + std::min<ptrdiff_t>(count, std::ssize(keys));
   std::nth_element(keys.begin(), kept, keys.end(), std::greater<>());
   std::sort(keys.begin(), kept, std::greater<>());
-  out->clear();
   for (auto key = keys.begin(); key != kept; ++key) {
     out->push_back({TokenOf(*key), ValueOf(*key), row[TokenOf(*key)]});
   }
@@ -107,6 +106,8 @@ void CpuLogits::Reduce(MatrixView<const float> logits, std::span<const LogitQuer
     }
   });
   pool_.ForEach(rows, [&](int64_t r, int) {
+    out[r] = {};
+    if (queries[r].candidates == 0) return;
     TakeBest(std::span(best_).subspan(r * slices, slices), logits.row(r), queries[r].candidates,
              &out[r].candidates);
     CombinePieces(std::span(sums_).subspan(r * pieces, pieces), &out[r]);

@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "common/types.h"
+
 #ifdef __CUDACC__
 #define TS_LOGIT_FN __host__ __device__ __forceinline__
 #else
@@ -17,6 +19,24 @@
 #endif
 
 namespace tailor {
+
+struct LogitAdjustment {
+  TokenId token = 0;
+  float repetition = 1;  // > 0
+  float subtract = 0;
+};
+
+struct LogitCandidate {
+  TokenId token = 0;
+  float value = 0;
+  float logit = 0;
+};
+
+// Of kLogitPiece tokens in sequence; sums are of e^(x - the piece's own maximum).
+struct LogitPieceSums {
+  double sum = 0, mass = 0;
+  float max_logit = 0, max_value = 0;
+};
 
 inline constexpr int32_t kLogitPiece = 2048, kLogitUnit = 256, kLogitLanes = 32;
 
@@ -103,8 +123,7 @@ TS_LOGIT_FN float ValueOf(uint64_t key) {
 }
 
 // The first of `count` adjustments, ascending by token, whose token is at least `token`.
-template <typename Adjustment>
-TS_LOGIT_FN int32_t FirstFrom(const Adjustment* adjustments, int32_t count, int32_t token) {
+TS_LOGIT_FN int32_t FirstFrom(const LogitAdjustment* adjustments, int32_t count, TokenId token) {
   int32_t first = 0;
   while (count > 0) {
     const int32_t half = count / 2;

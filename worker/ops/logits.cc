@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "worker/ops/logit_math.h"
-
 namespace tailor {
 
 void CombinePieces(std::span<const LogitPieceSums> pieces, LogitReduction* out) {

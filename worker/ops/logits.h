@@ -19,16 +19,11 @@
 #include <vector>
 
 #include "common/types.h"
+#include "worker/ops/logit_math.h"
 
 namespace tailor {
 
 inline constexpr int32_t kMaxLogitCandidates = 1024;  // of one row
-
-struct LogitAdjustment {
-  TokenId token = 0;
-  float repetition = 1;  // > 0
-  float subtract = 0;
-};
 
 // Asked of one row.
 struct LogitQuery {
@@ -36,12 +31,6 @@ struct LogitQuery {
   float temperature = 1;                              // > 0
   int32_t candidates = 0;  // wanted; 0: nothing is; ..kMaxLogitCandidates
   bool mass = false;       // whether LogitReduction::mass is wanted
-};
-
-struct LogitCandidate {
-  TokenId token = 0;
-  float value = 0;
-  float logit = 0;
 };
 
 struct LogitReduction {
@@ -53,11 +42,6 @@ struct LogitReduction {
   double LogSumExp() const { return max_logit + std::log(sum); }
 };
 
-// Of kLogitPiece tokens in sequence; a piece's sums are of e^(x - the piece's own maximum).
-struct LogitPieceSums {
-  double sum = 0, mass = 0;
-  float max_logit = 0, max_value = 0;
-};
 // Fills in maximum, sum and mass of `out` from the row's pieces, in their order.
 void CombinePieces(std::span<const LogitPieceSums> pieces, LogitReduction* out);
 

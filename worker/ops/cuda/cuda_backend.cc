@@ -29,6 +29,7 @@ CudaBackend::CudaBackend(std::unique_ptr<CudaContext> context, int host_threads,
       attention_(context_.get()),
       select_(context_.get()),
       doorbell_(context_.get()),
+      logits_(context_.get()),
       host_(host_threads) {}
 
 CudaBackend::~CudaBackend() {

@@ -11,6 +11,7 @@
 #include "worker/ops/cuda/cuda_attention.h"
 #include "worker/ops/cuda/cuda_context.h"
 #include "worker/ops/cuda/cuda_doorbell.h"
+#include "worker/ops/cuda/cuda_logits.h"
 #include "worker/ops/cuda/cuda_select.h"
 #include "worker/ops/cuda/many_rows.h"
 
@@ -67,6 +68,10 @@ class CudaBackend final : public Backend {
   void QuantizePage(const BFloat16* rows, const QuantizedPageShape& shape,
                     std::byte* page) override;
   void AttendQuantized(const QuantizedAttention& attention) override;
+  void ReduceLogits(MatrixView<const float> logits, std::span<const LogitQuery> queries,
+                    std::span<LogitReduction> out) override {
+    logits_.Reduce(logits, queries, out);
+  }
 
  protected:
   void Free(std::byte* data, int64_t bytes) override;
@@ -84,6 +89,7 @@ class CudaBackend final : public Backend {
   CudaAttention attention_;
   CudaSelect select_;
   CudaDoorbell doorbell_;
+  CudaLogits logits_;
   ThreadPool host_;
   std::vector<std::span<std::byte>> mapped_;
 };

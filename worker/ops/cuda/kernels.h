@@ -9,6 +9,7 @@
 #include "worker/ops/cuda/index_page.h"
 #include "worker/ops/cuda/page_bits.h"
 #include "worker/ops/cuda/split_plan.h"
+#include "worker/ops/logit_math.h"
 
 namespace tailor::cuda {
 
@@ -179,5 +180,26 @@ void LaunchGather(const SelectTable& table, const int32_t* tokens, const int32_t
 void LaunchCopyIndex(const IndexPage* pages, const IndexStrides& strides, int32_t count,
                      int32_t slices, int32_t head_dim, std::byte* const* sketches,
                      CudaStreamRef stream);
+
+// --- sample.cu ---
+// What is asked of one row of logits.
+struct LogitRow {
+  const LogitAdjustment* adjustments = nullptr;
+  int32_t count = 0;
+  float temperature = 1;
+  bool wanted = false, mass = false;
+};
+// Memory of one reduction.
+struct LogitWork {
+  int32_t count = 0;  // candidates of each row, at most the vocabulary
+  int32_t run = 0;    // of sorted keys: count or the next power of two, at most kLogitPiece
+  uint64_t *best = nullptr, *merged = nullptr;  // [rows][pieces][run]
+  LogitPieceSums* sums = nullptr;               // [rows][pieces]
+  LogitCandidate* candidates = nullptr;         // [rows][count]
+};
+inline int32_t LogitPieces(int32_t vocab) { return (vocab + kLogitPiece - 1) / kLogitPiece; }
+// Fills sums and candidates of the wanted rows.
+void LaunchReduceLogits(Rows<const float> logits, const LogitRow* rows, const LogitWork& work,
+                        CudaStreamRef stream);
 
 }  // namespace tailor::cuda
