@@ -1,11 +1,11 @@
 // The oracle of Sampler: draws from all logits on the host, straight from the parameters' meaning.
-// Never optimised.
+// It is the sampler as it was before logits were reduced, and what sample_bench compares with.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 #include <span>
+#include <unordered_map>
 #include <vector>
 
 #include "worker/sampling/sampler.h"
@@ -22,12 +22,10 @@ class HostSampler {
   }
 
   Sample Next(std::span<const float> logits, int64_t position) {
-    const std::vector<float> adjusted = Adjusted(logits);
+    adjusted_.assign(logits.begin(), logits.end());
+    ApplyPenalties();
     Sample sample;
-    sample.token = params_.temperature == 0.0f
-                       ? static_cast<TokenId>(std::max_element(adjusted.begin(), adjusted.end()) -
-                                              adjusted.begin())
-                       : Draw(adjusted, position);
+    sample.token = params_.temperature == 0.0f ? Best() : Draw(position);
     const double largest = *std::max_element(logits.begin(), logits.end());
     double sum = 0;
     for (const float logit : logits) sum += std::exp(logit - largest);
@@ -37,31 +35,49 @@ class HostSampler {
   }
 
  private:
-  std::vector<float> Adjusted(std::span<const float> logits) const {
-    std::vector<float> adjusted(logits.begin(), logits.end());
-    for (TokenId token = 0; token < std::ssize(adjusted); ++token) {
-      if (!context_.contains(token) && !generated_.contains(token)) continue;
-      float& logit = adjusted[token];
+  struct Candidate {
+    float value;
+    TokenId token;
+  };
+
+  void ApplyPenalties() {
+    const auto repeat = [&](TokenId token) {
+      float& logit = adjusted_[token];
       logit = logit > 0 ? logit / params_.repetition_penalty : logit * params_.repetition_penalty;
+    };
+    if (params_.repetition_penalty != 1.0f) {
+      for (const auto& [token, count] : context_) repeat(token);
+      for (const auto& [token, count] : generated_) {
+        if (!context_.contains(token)) repeat(token);
+      }
     }
     for (const auto& [token, count] : generated_) {
-      adjusted[token] -=
+      adjusted_[token] -=
           params_.presence_penalty + params_.frequency_penalty * static_cast<float>(count);
     }
-    return adjusted;
   }
 
-  TokenId Draw(std::span<const float> adjusted, int64_t position) const {
-    std::vector<std::pair<float, TokenId>> ranked;  // of minus the value: the best come first
-    for (size_t i = 0; i < adjusted.size(); ++i) {
-      ranked.push_back({-(adjusted[i] / params_.temperature), static_cast<TokenId>(i)});
+  TokenId Best() const {
+    return static_cast<TokenId>(std::max_element(adjusted_.begin(), adjusted_.end()) -
+                                adjusted_.begin());
+  }
+
+  TokenId Draw(int64_t position) {
+    ranked_.clear();
+    for (size_t i = 0; i < adjusted_.size(); ++i) {
+      ranked_.push_back({adjusted_[i] / params_.temperature, static_cast<TokenId>(i)});
     }
-    std::sort(ranked.begin(), ranked.end());
-    if (params_.top_k > 0) ranked.resize(std::min<size_t>(params_.top_k, ranked.size()));
+    const size_t count =
+        params_.top_k > 0 ? std::min<size_t>(params_.top_k, ranked_.size()) : ranked_.size();
+    std::partial_sort(ranked_.begin(), ranked_.begin() + static_cast<ptrdiff_t>(count),
+                      ranked_.end(), [](const Candidate& a, const Candidate& b) {
+                        return a.value != b.value ? a.value > b.value : a.token < b.token;
+                      });
+    ranked_.resize(count);
     std::vector<double> p;
     double total = 0;
-    for (const auto& [minus, token] : ranked) {
-      p.push_back(std::exp(static_cast<double>(ranked[0].first) - minus));
+    for (const Candidate& c : ranked_) {
+      p.push_back(std::exp(static_cast<double>(c.value) - ranked_.front().value));
       total += p.back();
     }
     double kept = 0;
@@ -73,13 +89,15 @@ class HostSampler {
     double remaining = CounterUniform(params_.seed, static_cast<uint64_t>(position)) * kept;
     for (size_t i = 0; i < keep; ++i) {
       remaining -= p[i];
-      if (remaining < 0) return ranked[i].second;
+      if (remaining < 0) return ranked_[i].token;
     }
-    return ranked[keep - 1].second;
+    return ranked_[keep - 1].token;
   }
 
   const SamplingParams params_;
-  std::map<TokenId, int32_t> context_, generated_;
+  std::unordered_map<TokenId, int32_t> context_, generated_;  // id -> occurrences
+  std::vector<float> adjusted_;
+  std::vector<Candidate> ranked_;
 };
 
 }  // namespace tailor
