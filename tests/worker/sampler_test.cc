@@ -200,6 +200,8 @@ TEST(SamplerTest, LogitsAreAskedForOnlyWhenTheDrawLiesBeyondTheCandidates) {
   EXPECT_EQ(needed({.temperature = 1}, steep), 0);
   EXPECT_EQ(needed({.temperature = 1, .top_p = 0.9f}, steep), 0);
   EXPECT_EQ(needed({.temperature = 1, .top_k = 1024}, flat), 0);
+  const std::vector<float> few(Sampler::kUsualCandidates - 1, 0.0f);
+  EXPECT_EQ(needed({.temperature = 1, .min_p = 0.5f}, few), 0);
   EXPECT_EQ(needed({.temperature = 1, .top_k = 1025}, flat), 200);
   EXPECT_EQ(needed({.temperature = 1, .top_p = 0.9f}, flat), 200);
   const int some = needed({.temperature = 1}, flat);  // 256 of 5,000 draws of a thousand are within

@@ -74,6 +74,19 @@ TEST_P(LogitsTest, TiesGoToTheLowerId) {
   }
 }
 
+TEST_P(LogitsTest, NeighbouringValuesAreToldApart) {
+  std::mt19937_64 random(6);
+  HostMatrix logits(1, 3000);
+  for (uint32_t i = 0; i < 3000; ++i) logits.values[i] = std::bit_cast<float>(0x3f800000u + i);
+  for (int shuffle = 0; shuffle < 10; ++shuffle) {
+    std::shuffle(logits.values.begin(), logits.values.end(), random);
+    for (const int32_t candidates : {1, 2, 50}) {
+      const LogitsCase c(logits, {.candidates = candidates});
+      ExpectIsReference(c, Reduce(*ops_, c));
+    }
+  }
+}
+
 // Neighbours whose quotients are one number are a tie.
 TEST_P(LogitsTest, ValuesAreRankedAsTheyAreRounded) {
   HostMatrix logits(1, 2);
