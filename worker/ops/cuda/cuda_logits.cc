@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <utility>
 
 #include "common/status.h"
 
@@ -25,20 +24,7 @@ const LogitAdjustment* CudaLogits::PutAdjustments(std::span<const LogitQuery> qu
   return device;
 }
 
-void CudaLogits::Reduce(MatrixView<const float> logits, std::span<const LogitQuery> queries,
-                        std::span<LogitReduction> out) {
-  const auto rows = static_cast<int32_t>(queries.size());
-  const auto vocab = static_cast<int32_t>(logits.cols);
-  LogitWork work;
-  for (const LogitQuery& query : queries) {
-    TS_CHECK(query.candidates <= kMaxLogitCandidates);
-    work.count = std::max(work.count, std::min(query.candidates, vocab));
-  }
-  for (LogitReduction& reduction : out) reduction = {};
-  if (work.count == 0) return;
-  context_.Bind();
-  Scratch& scratch = context_.scratch();
-  scratch.Begin();
+const LogitRow* CudaLogits::PutRows(std::span<const LogitQuery> queries) {
   const LogitAdjustment* adjustments = PutAdjustments(queries);
   rows_.clear();
   for (const LogitQuery& query : queries) {
@@ -50,29 +36,52 @@ void CudaLogits::Reduce(MatrixView<const float> logits, std::span<const LogitQue
                      .mass = query.mass});
     adjustments += count;
   }
-  const int64_t pieces = LogitPieces(vocab), keys = rows * pieces;
-  work.run = static_cast<int32_t>(std::bit_ceil(static_cast<uint32_t>(work.count)));
-  work.best = scratch.Take<uint64_t>(keys * work.run, context_);
-  work.merged = scratch.Take<uint64_t>(keys * work.run, context_);
-  const size_t sums_bytes = keys * sizeof(LogitPieceSums);
-  result_.resize(sums_bytes + int64_t{rows} * work.count * sizeof(LogitCandidate));
+  return context_.Put(std::span<const LogitRow>(rows_));
+}
+
+LogitWork CudaLogits::TakeWork(int32_t rows, int32_t vocab, int32_t candidates) {
+  Scratch& scratch = context_.scratch();
+  const int64_t pieces = int64_t{rows} * LogitPieces(vocab);
+  const auto run = static_cast<int32_t>(std::bit_ceil(static_cast<uint32_t>(candidates)));
+  const auto sums_bytes = pieces * static_cast<int64_t>(sizeof(LogitPieceSums));
+  result_.resize(sums_bytes + int64_t{rows} * candidates * sizeof(LogitCandidate));
   auto* result = scratch.Take<std::byte>(std::ssize(result_), context_);
-  work.sums = reinterpret_cast<LogitPieceSums*>(result);
-  work.candidates = reinterpret_cast<LogitCandidate*>(result + sums_bytes);
-  LaunchReduceLogits({logits.data, logits.stride, rows, vocab},
-                     context_.Put(std::span(std::as_const(rows_))), work, context_.stream());
+  return {.count = candidates,
+          .run = run,
+          .best = scratch.Take<uint64_t>(pieces * run, context_),
+          .merged = scratch.Take<uint64_t>(pieces * run, context_),
+          .sums = reinterpret_cast<LogitPieceSums*>(result),
+          .candidates = reinterpret_cast<LogitCandidate*>(result + sums_bytes)};
+}
+
+void CudaLogits::Reduce(MatrixView<const float> logits, std::span<const LogitQuery> queries,
+                        std::span<LogitReduction> out) {
+  const auto rows = static_cast<int32_t>(queries.size());
+  const auto vocab = static_cast<int32_t>(logits.cols);
+  int32_t candidates = 0;
+  for (const LogitQuery& query : queries) {
+    TS_CHECK(query.candidates <= kMaxLogitCandidates);
+    candidates = std::max(candidates, std::min(query.candidates, vocab));
+  }
+  for (LogitReduction& reduction : out) reduction = {};
+  if (candidates == 0) return;
+  context_.Bind();
+  context_.scratch().Begin();
+  const LogitRow* asked = PutRows(queries);
+  const LogitWork work = TakeWork(rows, vocab, candidates);
+  LaunchReduceLogits({logits.data, logits.stride, rows, vocab}, asked, work, context_.stream());
   CheckCuda(cudaGetLastError(), "ReduceLogits");
-  CheckCuda(cudaMemcpyAsync(result_.data(), result, result_.size(), cudaMemcpyDeviceToHost,
+  CheckCuda(cudaMemcpyAsync(result_.data(), work.sums, result_.size(), cudaMemcpyDeviceToHost,
                             context_.stream().Direct()),
             "cudaMemcpyAsync of reduced logits");
   context_.Synchronize();
+  const size_t pieces = LogitPieces(vocab);
   const auto* sums = reinterpret_cast<const LogitPieceSums*>(result_.data());
-  const auto* best = reinterpret_cast<const LogitCandidate*>(result_.data() + sums_bytes);
-  for (int32_t r = 0; r < rows; ++r) {
-    if (!rows_[r].wanted) continue;
-    CombinePieces({sums + r * pieces, static_cast<size_t>(pieces)}, &out[r]);
-    const auto* row = best + int64_t{r} * work.count;
-    out[r].candidates.assign(row, row + std::min(queries[r].candidates, work.count));
+  const auto* best = reinterpret_cast<const LogitCandidate*>(sums + rows * pieces);
+  for (int32_t r = 0; r < rows; ++r, sums += pieces, best += candidates) {
+    if (queries[r].candidates == 0) continue;
+    CombinePieces({sums, pieces}, &out[r]);
+    out[r].candidates.assign(best, best + std::min(queries[r].candidates, candidates));
   }
 }
 

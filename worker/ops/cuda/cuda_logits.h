@@ -18,6 +18,8 @@ class CudaLogits {
  private:
   // The rows' adjustments, one after the other, on the device.
   const LogitAdjustment* PutAdjustments(std::span<const LogitQuery> queries);
+  const LogitRow* PutRows(std::span<const LogitQuery> queries);
+  LogitWork TakeWork(int32_t rows, int32_t vocab, int32_t candidates);
 
   CudaContext& context_;
   std::vector<LogitAdjustment> adjustments_;
