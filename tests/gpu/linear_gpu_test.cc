@@ -254,6 +254,60 @@ TEST_F(PointwiseGpuTest, WriteRowsRoundsToNearestAndTouchesItsRowsOnly) {
   }
 }
 
+// q, k, and the rows of both places after the call `op`, in one vector of bits.
+template <typename Op>
+std::vector<uint32_t> BitsAfter(Backend& ops, int32_t dim, int64_t tokens, Op op) {
+  constexpr int64_t kHeads = 5, kKvHeads = 2;
+  const DeviceMatrix q(ops, RandomMatrix(tokens, kHeads * dim, 7));
+  const DeviceMatrix k(ops, RandomMatrix(tokens, kKvHeads * dim, 8));
+  const DeviceMatrix v(ops, RandomMatrix(tokens, kKvHeads * dim, 9));
+  const int64_t count = tokens * kKvHeads;
+  std::vector<BFloat16> rows(2 * count * 2 * dim, BFloat16{0x7fc1});
+  const DeviceBuffer memory = *ops.Allocate(static_cast<int64_t>(rows.size() * 2));
+  std::vector<BFloat16*> to;  // the second places in reverse
+  for (int64_t i = 0; i < 2 * count; ++i) {
+    to.push_back(memory.As<BFloat16>() + (i < count ? i : 3 * count - 1 - i) * 2 * dim);
+  }
+  const std::span<BFloat16* const> all(to);
+  op(q.view(), k.view(), v.view(), all.first(count), all.subspan(count));
+  ops.Download(memory.data(), std::as_writable_bytes(std::span(rows)));
+  std::vector<uint32_t> bits;
+  for (const HostMatrix& matrix : {q.Download(), k.Download()}) {
+    for (int64_t r = 0; r < tokens; ++r) {
+      const std::vector<uint32_t> row = matrix.RowBits(r);
+      bits.insert(bits.end(), row.begin(), row.end());
+    }
+  }
+  for (const BFloat16 value : rows) bits.push_back(value.bits);
+  return bits;
+}
+
+TEST_F(PointwiseGpuTest, RopeAndWriteRowsIsItsFourCallsBitForBit) {
+  const std::vector<int32_t> positions = {0, 1, 127, 128, 4095, 2, 9999};
+  for (const int32_t dim : {64, 128}) {
+    for (const RopeLayout layout : {RopeLayout::kHalf, RopeLayout::kInterleaved}) {
+      LlamaHyperparameters model;
+      model.head_dim = dim;
+      model.rope_theta = 500000;
+      model.rope_layout = layout;
+      const RopeTable table = *ops_->MakeRopeTable(model, 10000);
+      for (const size_t tokens : {1, 7}) {
+        const auto at = std::span(positions).first(tokens);
+        const auto fused =
+            BitsAfter(*ops_, dim, tokens, [&](auto q, auto k, auto v, auto a, auto b) {
+              ops_->RopeAndWriteRows(at, table, q, k, v, a, b);
+            });
+        const auto apart =
+            BitsAfter(*ops_, dim, tokens, [&](auto q, auto k, auto v, auto a, auto b) {
+              ops_->Backend::RopeAndWriteRows(at, table, q, k, v, a, b);
+            });
+        EXPECT_EQ(fused, apart) << dim << ", " << tokens << " tokens, layout "
+                                << static_cast<int>(layout);
+      }
+    }
+  }
+}
+
 class MemoryGpuTest : public GpuTest {};
 
 TEST_F(MemoryGpuTest, BuffersAreZeroedAccountedAndRefusedBeyondTheBudget) {
@@ -272,7 +326,7 @@ TEST_F(MemoryGpuTest, BuffersAreZeroedAccountedAndRefusedBeyondTheBudget) {
 
 // More arguments than the ring of them holds at once.
 TEST_F(MemoryGpuTest, ManySmallOpsInFlightKeepTheirOwnArguments) {
-  if (TestsRunOn("emulator")) GTEST_SKIP() << "nothing is in flight on the emulator";
+  if (TestsRunOn("emulator")) GTEST_SKIP() << "hours on the emulator";
   const FileWeight file = RandomWeight(DType::kF32, 256, 32, 1);
   const Weight embedding = file.Load(*ops_);
   constexpr int64_t kTokens = 100000;

@@ -37,7 +37,7 @@ class Step {
   bool Fetches(int32_t row, int32_t layer) const;
   void WantPredicted(int32_t next);
   void PostAhead();
-  void WriteRows(int32_t layer);
+  void Project(int32_t layer);
   void AttendRows(int32_t layer);
 
   const LlamaModel& model_;
@@ -101,7 +101,8 @@ void Step::PostAhead() {
   ops_.EndLanes();
 }
 
-void Step::WriteRows(int32_t layer) {
+// Q, and the rows of K and V in their places.
+void Step::Project(int32_t layer) {
   const int32_t kv_heads = model_.shape.kv_heads;
   const size_t pointers = rows_.size() * kv_heads;
   const std::span store_rows(b_.store_rows.data(), pointers);
@@ -110,8 +111,8 @@ void Step::WriteRows(int32_t layer) {
     rows_[i].cache->NewRows(layer, store_rows.subspan(i * kv_heads, kv_heads),
                             window_rows.subspan(i * kv_heads, kv_heads));
   }
-  ops_.WriteRows(k_, v_, store_rows, model_.shape.head_dim);
-  ops_.WriteRows(k_, v_, window_rows, model_.shape.head_dim);
+  ProjectQkvToRows(model_, model_.weights.layers[layer], positions_, x_norm_, q_, k_, v_,
+                   store_rows, window_rows);
 }
 
 // The part of a layer that is each sequence's own: sequences side by side where the backend can.
@@ -131,7 +132,7 @@ void Step::RunLayer(int32_t layer) {
     PostAhead();
   }
   ops_.RmsNorm(x_, w.attn_norm, eps, x_norm_);
-  ProjectQkv(model_, w, positions_, x_norm_, q_, k_, v_);
+  Project(layer);
   // Layer 0 has no layer before it: its own query is there in time.
   for (int32_t i = 0; i < count_ && (!predicts_ || layer == 0); ++i) {
     if (Fetches(i, layer)) fetches_.Want(i, layer, q_.row(i));
@@ -139,7 +140,6 @@ void Step::RunLayer(int32_t layer) {
   // Rows are taken in the order of the posts: a sparse layer 0 posts before it predicts layer 1.
   if (predicts_ && layer == 0) WantPredicted(1);
   PostAhead();
-  WriteRows(layer);
   AttendRows(layer);
   ops_.MatMulAdd(attn_out_, w.wo, x_);  // residual
   ops_.RmsNorm(x_, w.ffn_norm, eps, x_norm_);

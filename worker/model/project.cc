@@ -28,6 +28,19 @@ void ProjectQkv(const LlamaModel& model, const LlamaLayer& layer,
   FinishKv(model, layer, positions, k, v);
 }
 
+void ProjectQkvToRows(const LlamaModel& model, const LlamaLayer& layer,
+                      std::span<const int32_t> positions, MatrixView<const float> x,
+                      MatrixView<float> q, MatrixView<float> k, MatrixView<float> v,
+                      std::span<BFloat16* const> rows, std::span<BFloat16* const> more_rows) {
+  model.ops->ProjectQkv(x, layer.wq, layer.wk, layer.wv, q, k, v);
+  if (model.shape.qkv_bias) {
+    model.ops->AddBias(layer.bq, q);
+    model.ops->AddBias(layer.bk, k);
+    model.ops->AddBias(layer.bv, v);
+  }
+  model.ops->RopeAndWriteRows(positions, model.rope, q, k, v, rows, more_rows);
+}
+
 void ProjectQ(const LlamaModel& model, const LlamaLayer& layer, std::span<const int32_t> positions,
               MatrixView<const float> x, MatrixView<float> q) {
   model.ops->MatMul(x, layer.wq, q);

@@ -13,7 +13,13 @@ void ProjectQkv(const LlamaModel& model, const LlamaLayer& layer,
                 std::span<const int32_t> positions, MatrixView<const float> x, MatrixView<float> q,
                 MatrixView<float> k, MatrixView<float> v);
 
-// Parts of the above, with the same results.
+// The same; K and V become the rows at `rows` and at `more_rows` too (Backend::WriteRows).
+void ProjectQkvToRows(const LlamaModel& model, const LlamaLayer& layer,
+                      std::span<const int32_t> positions, MatrixView<const float> x,
+                      MatrixView<float> q, MatrixView<float> k, MatrixView<float> v,
+                      std::span<BFloat16* const> rows, std::span<BFloat16* const> more_rows);
+
+// Parts of the first, with the same results.
 void ProjectQ(const LlamaModel& model, const LlamaLayer& layer, std::span<const int32_t> positions,
               MatrixView<const float> x, MatrixView<float> q);
 void ProjectKv(const LlamaModel& model, const LlamaLayer& layer, std::span<const int32_t> positions,

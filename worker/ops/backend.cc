@@ -70,4 +70,14 @@ absl::StatusOr<RopeTable> Backend::MakeRopeTable(const LlamaHyperparameters& mod
   return out;
 }
 
+void Backend::RopeAndWriteRows(std::span<const int32_t> positions, const RopeTable& table,
+                               MatrixView<float> q, MatrixView<float> k, MatrixView<const float> v,
+                               std::span<BFloat16* const> rows,
+                               std::span<BFloat16* const> more_rows) {
+  Rope(positions, table, q);
+  Rope(positions, table, k);
+  WriteRows(k, v, rows, table.head_dim);
+  WriteRows(k, v, more_rows, table.head_dim);
+}
+
 }  // namespace tailor

@@ -176,6 +176,11 @@ class Backend {
   // rows[i * kv_heads + head].                            k, v: [tokens][kv_heads * head_dim]
   virtual void WriteRows(MatrixView<const float> k, MatrixView<const float> v,
                          std::span<BFloat16* const> rows, int32_t head_dim) = 0;
+  // Rope of q and k, then WriteRows of k and v to `rows` and to `more_rows`: those calls' bits.
+  virtual void RopeAndWriteRows(std::span<const int32_t> positions, const RopeTable& table,
+                                MatrixView<float> q, MatrixView<float> k, MatrixView<const float> v,
+                                std::span<BFloat16* const> rows,
+                                std::span<BFloat16* const> more_rows);
   virtual void Attend(const RowAttention& attention) = 0;
   // rows: [kPageTokens][2][head_dim] -> page: shape.PageBytes()
   virtual void QuantizePage(const BFloat16* rows, const QuantizedPageShape& shape,

@@ -14,6 +14,12 @@ bool IsSkinny(int64_t rows, WeightType type) {
   return rows <= kSkinnyRows || type == WeightType::kF32;
 }
 
+RopeRef ToRope(const RopeTable& table) {
+  return {.cos_sin = table.cos_sin.As<float>(),
+          .head_dim = table.head_dim,
+          .halves = table.layout == RopeLayout::kHalf};
+}
+
 template <typename T>
 Rows<T> PartOf(const Rows<T>& x, int32_t first, int32_t count) {
   return {x.data + first * x.stride, x.stride, count, x.cols};
@@ -250,11 +256,7 @@ void CudaBackend::AddBias(const Weight& bias, MatrixView<float> x) {
 void CudaBackend::Rope(std::span<const int32_t> positions, const RopeTable& table,
                        MatrixView<float> x) {
   context_->Bind();
-  LaunchRope(context_->Put(positions),
-             {.cos_sin = table.cos_sin.As<float>(),
-              .head_dim = table.head_dim,
-              .halves = table.layout == RopeLayout::kHalf},
-             ToRows(x), context_->stream());
+  LaunchRope(context_->Put(positions), ToRope(table), ToRows(x), context_->stream());
   CheckLaunch("Rope");
 }
 
@@ -264,6 +266,22 @@ void CudaBackend::WriteRows(MatrixView<const float> k, MatrixView<const float> v
   LaunchWriteRows(ToRows(k), ToRows(v), reinterpret_cast<uint16_t* const*>(context_->Put(rows)),
                   head_dim, context_->stream());
   CheckLaunch("WriteRows");
+}
+
+void CudaBackend::RopeAndWriteRows(std::span<const int32_t> positions, const RopeTable& table,
+                                   MatrixView<float> q, MatrixView<float> k,
+                                   MatrixView<const float> v, std::span<BFloat16* const> rows,
+                                   std::span<BFloat16* const> more_rows) {
+  context_->Bind();
+  const auto put = [&](std::span<BFloat16* const> to) {
+    return reinterpret_cast<uint16_t* const*>(context_->Put(to));
+  };
+  const int32_t* const at = context_->Put(positions);
+  uint16_t* const* const first = put(rows);
+  uint16_t* const* const second = put(more_rows);
+  LaunchRopeRows(at, ToRope(table), ToRows(q), ToRows(k), ToRows(v), first, second,
+                 context_->stream());
+  CheckLaunch("RopeAndWriteRows");
 }
 
 void CudaBackend::Attend(const RowAttention& attention) {

@@ -64,6 +64,10 @@ class CudaBackend final : public Backend {
             MatrixView<float> x) override;
   void WriteRows(MatrixView<const float> k, MatrixView<const float> v,
                  std::span<BFloat16* const> rows, int32_t head_dim) override;
+  void RopeAndWriteRows(std::span<const int32_t> positions, const RopeTable& table,
+                        MatrixView<float> q, MatrixView<float> k, MatrixView<const float> v,
+                        std::span<BFloat16* const> rows,
+                        std::span<BFloat16* const> more_rows) override;
   void Attend(const RowAttention& attention) override;
   void QuantizePage(const BFloat16* rows, const QuantizedPageShape& shape,
                     std::byte* page) override;

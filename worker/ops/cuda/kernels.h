@@ -81,6 +81,10 @@ void LaunchRope(const int32_t* positions, const RopeRef& table, Rows<float> x,
 // rows: [tokens * kv_heads] pointers, which may lead to mapped memory of the host.
 void LaunchWriteRows(Rows<const float> k, Rows<const float> v, uint16_t* const* rows,
                      int32_t head_dim, CudaStreamRef stream);
+// Rope of q and k, then k and v to two rows each.
+void LaunchRopeRows(const int32_t* positions, const RopeRef& table, Rows<float> q, Rows<float> k,
+                    Rows<const float> v, uint16_t* const* rows, uint16_t* const* more_rows,
+                    CudaStreamRef stream);
 
 // --- doorbell.cu ---
 // query [count] = q, then *rung = number, which whoever sees it finds the query after. Both in

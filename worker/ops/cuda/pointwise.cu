@@ -86,6 +86,13 @@ __global__ void SiluMultiplyKernel(Rows<const float> gate, Rows<float> out) {
   *target = a / (1.0f + expf(-a)) * *target;
 }
 
+// Each rounding in its place: the same bits from every kernel that rotates.
+__device__ __forceinline__ void Rotate(const float* cos_sin, float& a, float& b) {
+  const float c = cos_sin[0], s = cos_sin[1], old_a = a, old_b = b;
+  a = fmaf(old_a, c, -MulRounded(old_b, s));
+  b = fmaf(old_a, s, MulRounded(old_b, c));
+}
+
 __global__ void RopeKernel(const int32_t* positions, RopeRef table, Rows<float> x) {
   const int32_t pairs = table.head_dim / 2;
   const auto pair = static_cast<int32_t>(blockIdx.x * blockDim.x + threadIdx.x);
@@ -94,11 +101,11 @@ __global__ void RopeKernel(const int32_t* positions, RopeRef table, Rows<float> 
   const float* cos_sin =
       table.cos_sin + (static_cast<int64_t>(positions[blockIdx.y]) * pairs + i) * 2;
   float* slice = x.data + blockIdx.y * x.stride + static_cast<int64_t>(head) * table.head_dim;
-  float& a = slice[table.halves ? i : 2 * i];
-  float& b = slice[table.halves ? i + pairs : 2 * i + 1];
-  const float c = cos_sin[0], s = cos_sin[1], old_a = a, old_b = b;
-  a = old_a * c - old_b * s;
-  b = old_a * s + old_b * c;
+  Rotate(cos_sin, slice[table.halves ? i : 2 * i], slice[table.halves ? i + pairs : 2 * i + 1]);
+}
+
+__device__ __forceinline__ uint32_t Bf16Word(float low, float high) {
+  return static_cast<uint32_t>(ToBf16Bits(low)) | static_cast<uint32_t>(ToBf16Bits(high)) << 16;
 }
 
 // A warp a row [2][head_dim]: two values a store, so that mapped memory sees whole lines.
@@ -112,8 +119,57 @@ __global__ void WriteRowsKernel(Rows<const float> k, Rows<const float> v, uint16
   auto* out = reinterpret_cast<uint32_t*>(rows[row]);
   for (int32_t pair = threadIdx.x % 32; pair < head_dim; pair += 32) {
     const float* from = pair < head_dim / 2 ? key + 2 * pair : value + 2 * pair - head_dim;
-    out[pair] = static_cast<uint32_t>(ToBf16Bits(from[0])) |
-                static_cast<uint32_t>(ToBf16Bits(from[1])) << 16;
+    out[pair] = Bf16Word(from[0], from[1]);
+  }
+}
+
+// What one warp does with a head's slice: rotates it in place and writes it to `count` rows as
+// their keys. A lane has two pairs at a time, whose four values are whole words of the row.
+__device__ __forceinline__ void RotateSlice(const float* cos_sin, const RopeRef& table,
+                                            float* slice, uint32_t* const* rows, int count) {
+  const int32_t pairs = table.head_dim / 2;
+  for (int32_t i = threadIdx.x % 32 * 2; i < pairs; i += 64) {
+    const int32_t a = table.halves ? i : 2 * i, b = table.halves ? i + pairs : 2 * i + 1;
+    const int32_t step = table.halves ? 1 : 2;
+    float values[2][2] = {{slice[a], slice[b]}, {slice[a + step], slice[b + step]}};
+    Rotate(cos_sin + 2 * i, values[0][0], values[0][1]);
+    Rotate(cos_sin + 2 * i + 2, values[1][0], values[1][1]);
+    slice[a] = values[0][0];
+    slice[b] = values[0][1];
+    slice[a + step] = values[1][0];
+    slice[b + step] = values[1][1];
+    for (int r = 0; r < count; ++r) {
+      rows[r][a / 2] = table.halves ? Bf16Word(values[0][0], values[1][0])
+                                    : Bf16Word(values[0][0], values[0][1]);
+      rows[r][(table.halves ? b : b + 1) / 2] = table.halves ? Bf16Word(values[0][1], values[1][1])
+                                                             : Bf16Word(values[1][0], values[1][1]);
+    }
+  }
+}
+
+// A warp a head of q or k of one token; those of k write both of their rows.
+__global__ void RopeRowsKernel(const int32_t* positions, const __grid_constant__ RopeRef table,
+                               Rows<float> q, Rows<float> k, Rows<const float> v,
+                               uint16_t* const* rows, uint16_t* const* more_rows) {
+  const int32_t d = table.head_dim, q_heads = q.cols / d, kv_heads = k.cols / d;
+  const auto warp = static_cast<int32_t>(blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32);
+  const auto token = static_cast<int32_t>(blockIdx.y);
+  if (warp >= q_heads + kv_heads) return;
+  const float* cos_sin = table.cos_sin + static_cast<int64_t>(positions[token]) * d;
+  if (warp < q_heads) {
+    RotateSlice(cos_sin, table, q.data + token * q.stride + static_cast<int64_t>(warp) * d, nullptr,
+                0);
+    return;
+  }
+  const int32_t head = warp - q_heads, row = token * kv_heads + head;
+  uint32_t* const out[2] = {reinterpret_cast<uint32_t*>(rows[row]),
+                            reinterpret_cast<uint32_t*>(more_rows[row])};
+  RotateSlice(cos_sin, table, k.data + token * k.stride + static_cast<int64_t>(head) * d, out, 2);
+  const float* value = v.data + token * v.stride + static_cast<int64_t>(head) * d;
+  for (int32_t pair = threadIdx.x % 32; pair < d / 2; pair += 32) {
+    const uint32_t word = Bf16Word(value[2 * pair], value[2 * pair + 1]);
+    out[0][d / 2 + pair] = word;
+    out[1][d / 2 + pair] = word;
   }
 }
 
@@ -155,6 +211,13 @@ void LaunchWriteRows(Rows<const float> k, Rows<const float> v, uint16_t* const* 
   const int32_t kv_heads = k.cols / head_dim, count = k.rows * kv_heads;
   LaunchKernel(WriteRowsKernel, (count + 3) / 4, 128, 0, stream, k, v, rows, head_dim, kv_heads,
                count);
+}
+
+void LaunchRopeRows(const int32_t* positions, const RopeRef& table, Rows<float> q, Rows<float> k,
+                    Rows<const float> v, uint16_t* const* rows, uint16_t* const* more_rows,
+                    CudaStreamRef stream) {
+  const dim3 grid(((q.cols + k.cols) / table.head_dim + 3) / 4, q.rows);
+  LaunchKernel(RopeRowsKernel, grid, 128, 0, stream, positions, table, q, k, v, rows, more_rows);
 }
 
 }  // namespace tailor::cuda
