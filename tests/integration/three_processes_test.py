@@ -5,8 +5,9 @@
         [--ask QUESTION --answer-has TEXT]
 
 Checks that follow-ups prefill only new tokens, that a fork diverges without touching its parent, that
-page accounting is exact after every close, that killing a client frees its pages, that a killed worker
-and a restarted gateway lose nothing. With --ask: that hybrid and full attention find the same fact.
+page accounting is exact after every close, that killing a client frees its pages, that two chats at once
+share the model's steps and change no answer, that a killed worker and a restarted gateway lose
+nothing. With --ask: that hybrid and full attention find the same fact.
 Exit code 77: skipped (no model).
 """
 import argparse
@@ -148,19 +149,38 @@ def a_fork_diverges_without_touching_its_parent(t):
     pages_add_up(t.store())
 
 
-def a_killed_worker_loses_nothing(t):
-    """The stream goes on after kill -9, equal to the answer of a twin that was left alone."""
-    t.run("sessions", "fork", "talk", "struck", "--json")
-    # Drawn, so the seed must survive as well; the first seed that gives a long answer.
+def a_long_answer(t):
+    """Arguments of a chat that forks of "talk" answer at length, and the answer."""
+    # Drawn, so that seeds must survive whatever happens; the first one that gives enough.
     for seed in range(20):
         ask = ["--ask", "Go on, at length.", "--max-tokens", "200", "--temperature", "1.5", "--seed",
                str(seed), "--json"]
         t.run("sessions", "fork", "talk", f"spared{seed}", "--json")
         spared = json.loads(t.run("chat", f"spared{seed}", *ask).stdout)
         if spared["report"]["generated_tokens"] >= 150:
-            break
-    else:
-        raise Failure("no seed gives an answer that is long enough to be struck")
+            return ask, spared
+    raise Failure("no seed gives an answer that is long enough to be struck")
+
+
+def two_chats_decode_together(t, ask, spared):
+    """Each with the answer of a twin that was alone."""
+    for name in ("left", "right"):
+        t.run("sessions", "fork", "talk", name, "--json")
+    before = t.status()["worker"]
+    chats = [subprocess.Popen(t.command("chat", name, *ask), stdout=subprocess.PIPE, text=True)
+             for name in ("left", "right")]
+    for chat in chats:
+        answer = json.loads(chat.communicate(timeout=TIMEOUT_S)[0])["answer"]
+        check(answer == spared["answer"], f"together {answer!r}, alone {spared['answer']!r}")
+    after = t.status()["worker"]
+    steps, rows = (after[key] - before[key] for key in ("decode_steps", "decode_rows"))
+    check(rows == 2 * (spared["report"]["generated_tokens"] - 1), f"{rows} tokens decoded")
+    check(steps < rows, f"{steps} steps for {rows} tokens: the two chats took turns")
+
+
+def a_killed_worker_loses_nothing(t, ask, spared):
+    """The stream goes on after kill -9, equal to the answer of a twin that was left alone."""
+    t.run("sessions", "fork", "talk", "struck", "--json")
     worker = t.pid("worker")
     chat = subprocess.Popen(t.command("chat", "struck", *ask), stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True)
@@ -250,13 +270,17 @@ def main():
             text = pathlib.Path(args.document).read_bytes()[:args.document_bytes]
             args.document = str(t.root / "document.txt")
             pathlib.Path(args.document).write_text(text.decode(errors="ignore"))
+        long_answer = []
         steps = [
             ("three processes", lambda: three_processes(t)),
             ("follow-ups prefill only new tokens",
              lambda: follow_ups_prefill_only_new_tokens(t, args.document, args.ask)),
             ("a fork diverges without touching its parent",
              lambda: a_fork_diverges_without_touching_its_parent(t)),
-            ("a killed worker loses nothing", lambda: a_killed_worker_loses_nothing(t)),
+            ("there is a long answer", lambda: long_answer.extend(a_long_answer(t))),
+            ("two chats decode together", lambda: two_chats_decode_together(t, *long_answer)),
+            ("a killed worker loses nothing",
+             lambda: a_killed_worker_loses_nothing(t, *long_answer)),
             ("a restarted gateway goes on with its sessions",
              lambda: a_restarted_gateway_goes_on_with_its_sessions(t)),
             ("closing frees every page", lambda: closing_frees_every_page(t)),
