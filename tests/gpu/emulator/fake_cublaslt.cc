@@ -1,16 +1,11 @@
 // cuBLASLt's calls that our backend makes, from their documentation, on the host: matrices are
 // column-major, sums are fp64 within a block of K and fp32 across blocks. Stricter than the
 // library: what is not set, not documented or not asked for is refused.
-//
-// Its heuristic offers what a caller must not take: a split of K, an algorithm with more workspace
-// than any limit, one that cannot run, and for other numbers of rows a kernel with another order of
-// sums.
 #include "tests/gpu/emulator/fake_cublaslt.h"
 
 #include <cublasLt.h>
 #include <dlfcn.h>
 
-#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -19,7 +14,8 @@
 #include <memory>
 #include <string>
 #include <utility>
-#include <vector>
+
+#include "tests/gpu/emulator/fake_matmul.h"
 
 struct cublasLtContext {
   uint64_t tag;
@@ -27,8 +23,7 @@ struct cublasLtContext {
 
 namespace {
 
-constexpr uint64_t kHandleTag = 0x746c6268, kDescTag = 0x746c6264, kLayoutTag = 0x746c626c,
-                   kPreferenceTag = 0x746c6270, kAlgorithmTag = 0x746c6261;
+using namespace fake_cublaslt;
 
 struct Call {
   int made = 0, fails_from = -1;
@@ -49,32 +44,6 @@ cublasStatus_t Enter(const char* name) {
     return told;                                                                \
   }
 
-// The structures behind the header's opaque ones.
-struct Desc {
-  uint64_t tag, compute, scale, trans_a, trans_b;
-};
-struct Layout {
-  uint64_t tag, type, rows, cols, stride;
-};
-struct Preference {
-  uint64_t tag, workspace, schemes, align_a, align_b, align_c, align_d;
-};
-struct Algorithm {
-  uint64_t tag, block, splits, scheme, workspace, align_d;
-};
-template <typename T, typename Opaque>
-T Inside(const Opaque* opaque) {
-  static_assert(sizeof(T) <= sizeof(Opaque));
-  T value;
-  std::memcpy(&value, opaque, sizeof(value));
-  return value;
-}
-template <typename Opaque, typename T>
-Opaque Outside(const T& value) {
-  Opaque opaque = {};
-  std::memcpy(&opaque, &value, sizeof(value));
-  return opaque;
-}
 template <typename Opaque, typename T>
 cublasStatus_t Make(Opaque** out, const T& value) {
   if (out == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
@@ -98,86 +67,6 @@ cublasStatus_t Set(uint64_t* to, const void* buffer, size_t bytes) {
   std::memcpy(&value, buffer, sizeof(value));
   *to = static_cast<uint64_t>(value);
   return CUBLAS_STATUS_SUCCESS;
-}
-
-struct Problem {
-  Desc desc;
-  Layout a, b, c, d;
-  uint64_t k = 0;
-};
-
-cublasStatus_t Read(cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
-                    cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d, Problem* out) {
-  if (desc == nullptr || a == nullptr || b == nullptr || c == nullptr || d == nullptr) {
-    return CUBLAS_STATUS_INVALID_VALUE;
-  }
-  Problem p = {Inside<Desc>(desc), Inside<Layout>(a), Inside<Layout>(b), Inside<Layout>(c),
-               Inside<Layout>(d)};
-  if (p.desc.tag != kDescTag) return CUBLAS_STATUS_INVALID_VALUE;
-  for (const Layout& layout : {p.a, p.b, p.c, p.d}) {
-    if (layout.tag != kLayoutTag || layout.rows == 0 || layout.cols == 0 ||
-        layout.stride < layout.rows) {
-      return CUBLAS_STATUS_INVALID_VALUE;
-    }
-  }
-  if (p.a.type != CUDA_R_16BF || p.b.type != CUDA_R_16BF || p.c.type != CUDA_R_32F ||
-      p.d.type != CUDA_R_32F || p.desc.compute != CUBLAS_COMPUTE_32F ||
-      p.desc.scale != CUDA_R_32F) {
-    return CUBLAS_STATUS_NOT_SUPPORTED;
-  }
-  const bool ta = p.desc.trans_a == CUBLAS_OP_T, tb = p.desc.trans_b == CUBLAS_OP_T;
-  p.k = ta ? p.a.rows : p.a.cols;
-  if ((ta ? p.a.cols : p.a.rows) != p.d.rows || (tb ? p.b.rows : p.b.cols) != p.d.cols ||
-      (tb ? p.b.cols : p.b.rows) != p.k || p.c.rows != p.d.rows || p.c.cols != p.d.cols) {
-    return CUBLAS_STATUS_INVALID_VALUE;
-  }
-  // Vector loads of the inputs: a documented need of tensor-core kernels.
-  if (p.a.stride % 8 != 0 || p.b.stride % 8 != 0) return CUBLAS_STATUS_NOT_SUPPORTED;
-  *out = p;
-  return CUBLAS_STATUS_SUCCESS;
-}
-
-bool Aligned(const void* address, uint64_t bytes) {
-  return reinterpret_cast<uintptr_t>(address) % bytes == 0;
-}
-double Value(uint16_t bits) {
-  const uint32_t wide = uint32_t{bits} << 16;
-  float value;
-  std::memcpy(&value, &wide, sizeof(value));
-  return value;
-}
-
-// Row `row` of op(matrix), or column of it, k values.
-std::vector<double> Line(const uint16_t* matrix, const Layout& at, bool along_columns, uint64_t i,
-                         uint64_t k) {
-  std::vector<double> line(k);
-  for (uint64_t p = 0; p < k; ++p) {
-    line[p] = Value(along_columns ? matrix[p + i * at.stride] : matrix[i + p * at.stride]);
-  }
-  return line;
-}
-
-void Multiply(const Problem& p, uint64_t block, float alpha, const uint16_t* a, const uint16_t* b,
-              float beta, const float* c, float* d) {
-  std::vector<std::vector<double>> columns;
-  for (uint64_t j = 0; j < p.d.cols; ++j) {
-    columns.push_back(Line(b, p.b, p.desc.trans_b == CUBLAS_OP_N, j, p.k));
-  }
-  for (uint64_t i = 0; i < p.d.rows; ++i) {
-    const std::vector<double> row = Line(a, p.a, p.desc.trans_a == CUBLAS_OP_T, i, p.k);
-    for (uint64_t j = 0; j < p.d.cols; ++j) {
-      float sum = 0;
-      for (uint64_t first = 0; first < p.k; first += block) {
-        double part = 0;
-        const uint64_t end = std::min(first + block, p.k);
-        for (uint64_t q = first; q < end; ++q) part += row[q] * columns[j][q];
-        sum += static_cast<float>(part);
-      }
-      float value = alpha * sum;
-      if (beta != 0) value += beta * c[i + j * p.c.stride];
-      d[i + j * p.d.stride] = value;
-    }
-  }
 }
 
 // The stream is backend_emulated.so's, which lies beside this file and is open already.
@@ -309,25 +198,9 @@ EXPORT cublasStatus_t cublasLtMatmulAlgoGetHeuristic(
   }
   const auto asked = Inside<Preference>(preference);
   if (asked.align_a < 16 || asked.align_b < 16) return CUBLAS_STATUS_NOT_SUPPORTED;
-  const uint64_t block = p.d.cols > 256 ? 64 : p.d.cols > 100 ? 32 : 16;
-  // Of every row, so the stride counts as well as the address.
-  const uint64_t stride_align = p.d.stride % 4 == 0 ? 16 : 4;
-  const uint64_t d_align = std::min({asked.align_c, asked.align_d, stride_align});
-  const Algorithm known[] = {
-      {kAlgorithmTag, 0, 1, CUBLASLT_REDUCTION_SCHEME_NONE, 0, 4},  // cannot run
-      {kAlgorithmTag, 8, 4, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, 4096, 4},
-      {kAlgorithmTag, 8, 2, CUBLASLT_REDUCTION_SCHEME_NONE, 4096, 4},
-      {kAlgorithmTag, 8, 1, CUBLASLT_REDUCTION_SCHEME_NONE, uint64_t{1} << 40, 4},
-      {kAlgorithmTag, block, 1, CUBLASLT_REDUCTION_SCHEME_NONE, 4096, 16},
-      {kAlgorithmTag, block, 1, CUBLASLT_REDUCTION_SCHEME_NONE, 256, 4},
-  };
   *count = 0;
-  for (const Algorithm& one : known) {
-    const bool scheme =
-        one.scheme == CUBLASLT_REDUCTION_SCHEME_NONE || (asked.schemes & one.scheme) != 0;
-    if (*count == wanted || !scheme || one.workspace > asked.workspace || one.align_d > d_align) {
-      continue;
-    }
+  for (const Algorithm& one : Offered(p, asked)) {
+    if (*count == wanted) break;
     results[*count] = {};
     results[*count].algo = Outside<cublasLtMatmulAlgo_t>(one);
     results[*count].workspaceSize = one.workspace;
@@ -393,12 +266,7 @@ EXPORT cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc
   }
   const auto how = Inside<Algorithm>(algorithm);
   if (how.block == 0) return CUBLAS_STATUS_NOT_SUPPORTED;
-  const bool in_place_differs = c == d && p.c.stride != p.d.stride;
-  if (!Aligned(a, 16) || !Aligned(b, 16) || !Aligned(d, how.align_d) ||
-      p.d.stride * sizeof(float) % how.align_d != 0 || !Aligned(workspace, 16) ||
-      workspace_bytes < how.workspace || in_place_differs) {
-    return CUBLAS_STATUS_INVALID_VALUE;
-  }
+  if (!Runs(p, how, {a, b}, c, d, workspace, workspace_bytes)) return CUBLAS_STATUS_INVALID_VALUE;
   if (how.splits != 1) ENTER("a split of K");
   // Descriptors and host scalars are read by the call, matrices in stream order.
   const float of_product = *static_cast<const float*>(alpha),
