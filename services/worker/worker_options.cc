@@ -6,6 +6,7 @@
 
 #include "common/status.h"
 #include "services/exit_code.h"
+#include "worker/model/decode_row.h"
 
 namespace tailor {
 namespace {
@@ -96,6 +97,12 @@ void AddEngineFlags(CLI::App& app, WorkerOptions& options) {
                  "Conversations live in this process; the least recently used is detached")
       ->capture_default_str()
       ->envname("TAILOR_WORKER_MAX_SEQUENCES");
+  app.add_option(
+         "--max-decode-rows", options.engine.max_decode_rows,
+         "Answers that get their next token in one step, at most 16: more is faster in all, "
+         "fewer\ngive each token sooner")
+      ->capture_default_str()
+      ->envname("TAILOR_WORKER_MAX_DECODE_ROWS");
 }
 
 void AddDeviceFlags(CLI::App& app, WorkerOptions& options, EnumTexts& texts) {
@@ -147,6 +154,7 @@ absl::Status WorkerOptions::Validate() const {
   TS_RETURN_IF_ERROR(CheckRange("--context-tokens", engine.context_tokens, 0, int64_t{1} << 30));
   TS_RETURN_IF_ERROR(CheckRange("--prefill-chunk-tokens", engine.prefill_chunk_tokens, 1, 1 << 16));
   TS_RETURN_IF_ERROR(CheckRange("--max-sequences", engine.max_sequences, 1, 1 << 16));
+  TS_RETURN_IF_ERROR(CheckRange("--max-decode-rows", engine.max_decode_rows, 1, kMaxDecodeRows));
   const bool remote = !kvstore.empty() || !kvstore_socket.empty();
   if (remote == (local_store_bytes > 0)) {
     return absl::InvalidArgumentError(

@@ -17,11 +17,31 @@ ParsedCommandLine Parse(std::vector<const char*> flags) {
 }
 
 TEST(WorkerOptionsTest, FlagsReachTheOptions) {
-  const ParsedCommandLine parsed =
-      Parse({"--model", "m.gguf", "--local-store", "2GiB", "--selector", "store", "--query",
-             "predicted", "--attention-default", "full", "--threads", "3", "--ready-fd", "3",
-             "--die-with-parent", "--context-tokens", "4096", "--backend", "cuda", "--device", "1",
-             "--device-memory", "20GiB"});
+  const ParsedCommandLine parsed = Parse({"--model",
+                                          "m.gguf",
+                                          "--local-store",
+                                          "2GiB",
+                                          "--selector",
+                                          "store",
+                                          "--query",
+                                          "predicted",
+                                          "--attention-default",
+                                          "full",
+                                          "--threads",
+                                          "3",
+                                          "--ready-fd",
+                                          "3",
+                                          "--die-with-parent",
+                                          "--context-tokens",
+                                          "4096",
+                                          "--backend",
+                                          "cuda",
+                                          "--device",
+                                          "1",
+                                          "--device-memory",
+                                          "20GiB",
+                                          "--max-decode-rows",
+                                          "4"});
   ASSERT_TRUE(parsed.options.has_value());
   EXPECT_EQ(parsed.options->model, "m.gguf");
   EXPECT_EQ(parsed.options->local_store_bytes, int64_t{2} << 30);
@@ -36,6 +56,7 @@ TEST(WorkerOptionsTest, FlagsReachTheOptions) {
   EXPECT_EQ(parsed.options->ready_fd, 3);
   EXPECT_TRUE(parsed.options->die_with_parent);
   EXPECT_EQ(parsed.options->engine.context_tokens, 4096);
+  EXPECT_EQ(parsed.options->engine.max_decode_rows, 4);
 }
 
 TEST(WorkerOptionsTest, TheEnvironmentStandsInForFlagsAndFlagsWin) {
@@ -57,6 +78,7 @@ TEST(WorkerOptionsTest, UsageErrorsExitWithTwo) {
       {"--model", "m", "--kvstore", "unix:/a"},  // without its data plane
       {"--model", "m", "--local-store", "1GiB", "--threads", "-1"},
       {"--model", "m", "--local-store", "1GiB", "--prefill-chunk-tokens", "0"},
+      {"--model", "m", "--local-store", "1GiB", "--max-decode-rows", "17"},
       {"--model", "m", "--local-store", "a lot"},
       {"--model", "m", "--local-store", "1GiB", "--query", "guessed"},
       {"--model", "m", "--local-store", "1GiB", "--backend", "tpu"},
