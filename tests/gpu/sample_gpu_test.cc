@@ -3,15 +3,17 @@
 
 #include "tests/gpu/gpu_test.h"
 #include "tests/worker/ops/logits_case.h"
+#include "tests/worker/ops/weights_in_file.h"
 
 namespace tailor {
 namespace {
 
 class SampleGpuTest : public GpuTest {
  protected:
-  void ExpectTheCpusBits(const LogitsCase& c) {
+  void ExpectTheCpusBits(const LogitsCase& c) { ExpectTheCpusBits(c, Reduce(*ops_, c)); }
+  static void ExpectTheCpusBits(const LogitsCase& c, const std::vector<LogitReduction>& got) {
     static Backend* const cpu = MakeCpuBackend({.threads = 1})->release();
-    const auto want = Reduce(*cpu, c), got = Reduce(*ops_, c);
+    const auto want = Reduce(*cpu, c);
     for (size_t r = 0; r < want.size(); ++r) {
       ASSERT_EQ(BitsOf(got[r]), BitsOf(want[r]))
           << "vocab " << c.logits.cols << ", row " << r << " of " << want.size() << ", "
@@ -56,6 +58,24 @@ TEST_F(SampleGpuTest, AnyBitsHaveTheCpusBits) {
   LogitsCase c(logits, {.temperature = 0.9f, .candidates = 100, .mass = true});
   for (int64_t r = 0; r < 16; ++r) c.AdjustAtRandom(r, 3, r);
   ExpectTheCpusBits(c);
+}
+
+// What a step has recorded comes before the reduction, and what follows it after.
+TEST_F(SampleGpuTest, LogitsThatAStepRecordedAreReducedInIt) {
+  const FileWeight bias = RandomWeight(DType::kF32, 1, 5000, 3);
+  LogitsCase c(RandomMatrix(2, 5000, 9), {.candidates = 30, .mass = true});
+  c.AdjustAtRandom(1, 10, 4);
+  const DeviceMatrix logits(*ops_, c.logits);
+  const Weight weight = bias.Load(*ops_);
+  std::vector<LogitReduction> got(2);
+  ops_->BeginStep(2);
+  ops_->AddBias(weight, logits.view());
+  ops_->ReduceLogits(logits.view(), c.queries, got);
+  ops_->AddBias(weight, logits.view());
+  ops_->EndStep();
+  const std::vector<float> added = bias.Values().values;
+  for (size_t i = 0; i < c.logits.values.size(); ++i) c.logits.values[i] += added[i % 5000];
+  ExpectTheCpusBits(c, got);
 }
 
 // More than a section of the argument ring holds.
