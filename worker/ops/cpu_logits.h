@@ -11,13 +11,13 @@
 
 namespace tailor {
 
-// The best `count` keys of those added, at any time at most twice as many.
+// The best `count` keys of those added, and some more.
 class BestKeys {
  public:
   void Reset(int32_t count);
-  // Of these values no more than kLogitPiece, tokens from `first` on.
+  // The values of tokens from `first` on, which come after those added before.
   void Add(const CpuKernels& kernels, const float* values, int32_t size, int32_t first);
-  // Takes what is there; the order is anything.
+  // In no order.
   const std::vector<uint64_t>& keys() const { return keys_; }
 
  private:

@@ -1,15 +1,15 @@
-// What sampling asks of a row of logits where it lies, and the answer: a few hundred bytes of a
-// vocabulary's half megabyte (Backend::ReduceLogits).
+// What sampling asks of a row of logits where it lies, and the answer: a few KB of a vocabulary's
+// half megabyte (Backend::ReduceLogits).
 //
-//   x_i              the logit of token i
-//   a_i              x_i with token i's adjustment:  (x > 0 ? x / repetition : x * repetition) -
-//   subtract v_i              a_i / temperature, the value; each operation in fp32, rounded by
-//   itself sum              of e^(x_i - max x), in double mass             of e^(v_i - max v), in
-//   double
+//   x_i     the logit of token i
+//   a_i     with token i's adjustment: (x_i > 0 ? x_i / repetition : x_i * repetition) - subtract
+//   v_i     a_i / temperature, the value; each operation in fp32, rounded by itself
+//   sum     of e^(x_i - max x), in double
+//   mass    of e^(v_i - max v), in double
 //
 // Every operation and the order of both sums are fixed (logit_math.h), so every backend gives the
 // same bits. NaN ranks as -infinity and has no part in maximum or sums; a row with +infinity has
-// sums without a meaning (0 or the finite rest) and its candidates all the same.
+// sums without a meaning and its candidates all the same.
 #pragma once
 
 #include <cmath>
