@@ -75,6 +75,10 @@ void AddResourceFlags(CLI::App& command, UpOptions& options) {
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->envname("TAILOR_BACKEND");
   command
+      .add_option("--cuda-module", options.cuda_module,
+                  "The CUDA backend: another module than the one beside the worker")
+      ->envname("TAILOR_CUDA_MODULE");
+  command
       .add_option("--device-memory", options.device_memory_bytes,
                   "Device memory the worker may use (\"20GiB\"); default: 90 % of what is free")
       ->transform(CLI::AsSizeValue(false))

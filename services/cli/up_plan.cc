@@ -58,6 +58,7 @@ ChildSpec PlanWorker(const UpOptions& options, const UpPaths& paths) {
   Add(worker.argv, "--kvstore", paths.kvstore_address);
   Add(worker.argv, "--kvstore-socket", paths.kvstore_data_socket.string());
   Add(worker.argv, "--backend", options.backend);
+  Add(worker.argv, "--cuda-module", options.cuda_module.string());
   AddNumber(worker.argv, "--device-memory", options.device_memory_bytes);
   AddNumber(worker.argv, "--threads", options.threads);
   AddNumber(worker.argv, "--worker-memory-bytes", options.worker_memory_bytes);

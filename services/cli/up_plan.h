@@ -29,6 +29,7 @@ struct UpOptions {
   int threads = 0;                  // 0: one per core
   std::string backend{};            // auto, cpu or cuda; empty: the worker's default
   int64_t device_memory_bytes = 0;  // 0: the worker's default
+  std::filesystem::path cuda_module{};  // empty: the one beside the worker
   std::string attention = "hybrid";
   std::string selector{}, query{};  // empty: the policy's
   std::string log_level = "info";

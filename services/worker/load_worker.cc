@@ -122,7 +122,7 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const WorkerOptions& option
     auto cuda = MakeCudaBackend({.device = options.device,
                                  .memory_bytes = options.device_memory_bytes,
                                  .host_threads = options.threads,
-                                 .module = {}});
+                                 .module = options.cuda_module});
     // Too little memory is no reason to be a hundred times slower unasked: only absence is.
     if (options.backend == BackendChoice::kCuda || !absl::IsUnavailable(cuda.status())) return cuda;
     spdlog::info("backend cpu: {}", std::string(cuda.status().message()));

@@ -115,6 +115,9 @@ void AddDeviceFlags(CLI::App& app, WorkerOptions& options, EnumTexts& texts) {
   app.add_option("--device", options.device, "Which CUDA device")
       ->capture_default_str()
       ->envname("TAILOR_WORKER_DEVICE");
+  app.add_option("--cuda-module", options.cuda_module,
+                 "The CUDA backend: another module than the one beside this program")
+      ->envname("TAILOR_WORKER_CUDA_MODULE");
   app.add_option("--device-memory", options.device_memory_bytes,
                  "Device memory this process may use, taken at start (\"20GiB\"); 0: 90 % of what "
                  "is free then")

@@ -30,6 +30,7 @@ struct WorkerOptions {
   // Not kAuto until a GPU has passed tests/gpu (docs/cuda.md).
   BackendChoice backend = BackendChoice::kCpu;
   int device = 0;                         // of the CUDA backend
+  std::filesystem::path cuda_module;      // empty: backend_cuda.so beside this program
   int64_t device_memory_bytes = 0;        // its budget; 0: 90 % of what is free at start
   EngineOptions engine;
   std::string log_level = "info";

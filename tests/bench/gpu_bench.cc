@@ -116,6 +116,13 @@ absl::Status Run(const BenchOptions& options) {
   // What was found before a failure is worth as much.
   if (!measured.ok()) rig->results["failed"] = std::string(measured.message());
   if (!rig->results.contains("session_bytes")) AddMemoryQuotes(*rig);
+  const StepStats steps = rig->ops().step_stats();
+  rig->results["step_stats"] = {{"steps", steps.steps},
+                                {"graph_launches", steps.graph_launches},
+                                {"flushed", steps.flushed},
+                                {"launches", steps.launches},
+                                {"graphs_built", steps.graphs_built},
+                                {"nodes_updated", steps.nodes_updated}};
   rig->results["targets"] = TargetLines(rig->results);
   rig->results["seconds"] = rig->clock.seconds();
   rig->results["seconds_budget"] = options.seconds;

@@ -52,12 +52,12 @@ class Tailor:
             raise Failure(f"{args}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done
 
-    def up(self):
+    def up(self, *options):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.run("up", "--model", self.model, "--detach", "--port", str(port), "--arena-bytes",
-                 "1GiB", "--data-dir", str(self.root / "data"), "--log-dir", str(self.root / "log"))
+                 "1GiB", "--data-dir", str(self.root / "data"), "--log-dir", str(self.root / "log"), *options)
 
     def chat(self, session, *questions, documents=(), options=()):
         """Answers as the CLI's JSON objects, greedy."""

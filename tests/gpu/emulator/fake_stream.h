@@ -1,5 +1,5 @@
 // Streams of the emulated device. Nothing runs when it is enqueued: everything waits until the host
-// asks for it, so that memory given back or written again too early shows.
+// asks for it, so that memory given back or written again too early shows (but see RunsAtOnce).
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -55,9 +55,10 @@ TEST(UpPlanTest, OnlyWhatTheUserAskedForIsPassedOn) {
   options.threads = 3;
   options.backend = "cuda";
   options.device_memory_bytes = 1 << 30;
+  options.cuda_module = "/m/other.so";
   EXPECT_THAT(PlanChildren(options, Paths(options), 1)[1].argv,
               IsSupersetOf({"--selector", "store", "--threads", "3", "--backend", "cuda",
-                            "--device-memory", "1073741824"}));
+                            "--device-memory", "1073741824", "--cuda-module", "/m/other.so"}));
 }
 
 TEST(UpPlanTest, WorkerAndGatewayAgreeOnTheLongestConversation) {

@@ -17,31 +17,11 @@ ParsedCommandLine Parse(std::vector<const char*> flags) {
 }
 
 TEST(WorkerOptionsTest, FlagsReachTheOptions) {
-  const ParsedCommandLine parsed = Parse({"--model",
-                                          "m.gguf",
-                                          "--local-store",
-                                          "2GiB",
-                                          "--selector",
-                                          "store",
-                                          "--query",
-                                          "predicted",
-                                          "--attention-default",
-                                          "full",
-                                          "--threads",
-                                          "3",
-                                          "--ready-fd",
-                                          "3",
-                                          "--die-with-parent",
-                                          "--context-tokens",
-                                          "4096",
-                                          "--backend",
-                                          "cuda",
-                                          "--device",
-                                          "1",
-                                          "--device-memory",
-                                          "20GiB",
-                                          "--max-decode-rows",
-                                          "4"});
+  const ParsedCommandLine parsed =
+      Parse({"--model", "m.gguf", "--local-store", "2GiB", "--selector", "store", "--query",
+             "predicted", "--attention-default", "full", "--threads", "3", "--ready-fd", "3",
+             "--die-with-parent", "--context-tokens", "4096", "--backend", "cuda", "--device", "1",
+             "--device-memory", "20GiB", "--cuda-module", "/m/other.so", "--max-decode-rows", "4"});
   ASSERT_TRUE(parsed.options.has_value());
   EXPECT_EQ(parsed.options->model, "m.gguf");
   EXPECT_EQ(parsed.options->local_store_bytes, int64_t{2} << 30);
@@ -52,6 +32,8 @@ TEST(WorkerOptionsTest, FlagsReachTheOptions) {
   EXPECT_EQ(parsed.options->backend, BackendChoice::kCuda);
   EXPECT_EQ(WorkerOptions{}.backend, BackendChoice::kCpu) << "no GPU has passed tests/gpu yet";
   EXPECT_EQ(parsed.options->device, 1);
+  EXPECT_EQ(parsed.options->cuda_module, "/m/other.so");
+  EXPECT_EQ(WorkerOptions{}.cuda_module, "") << "the one beside the program";
   EXPECT_EQ(parsed.options->device_memory_bytes, int64_t{20} << 30);
   EXPECT_EQ(parsed.options->ready_fd, 3);
   EXPECT_TRUE(parsed.options->die_with_parent);
