@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "tests/gpu/gpu_test.h"
+#include "tests/gpu/product_tolerance.h"
 #include "tests/worker/ops/weights_in_file.h"
 #include "worker/ops/reference.h"
 
@@ -27,24 +28,6 @@ std::vector<Shape> ShapesOf(DType dtype) {
 
 constexpr int64_t kRowCounts[] = {1, 2, 3, 5, 8, 9, 16, 17, 33, 128, 150};
 
-HostMatrix Abs(HostMatrix matrix) {
-  for (float& value : matrix.values) value = std::abs(value);
-  return matrix;
-}
-HostMatrix Product(HostMatrix x, HostMatrix w) {
-  HostMatrix out(x.rows, w.rows);
-  MatMulRef(x.view(), w.view(), out.view());
-  return out;
-}
-
-// A sum of n products: n + 2 roundings of the terms' magnitudes; beyond 16 rows both inputs of each
-// product are rounded to bf16 (to first order 2 * 2^-8; the bound allows their product too).
-double SumTolerance(DType dtype, int64_t rows, int64_t n, double magnitude) {
-  const bool tensor_cores = rows > 16 && dtype != DType::kF32;
-  const double inputs = tensor_cores ? 2 * kBf16Eps + kBf16Eps * kBf16Eps : 0;
-  return (static_cast<double>(n + 2) * kEps + inputs) * magnitude + 1e-30;
-}
-
 TEST_F(LinearGpuTest, MatMulIsItsReferenceForEveryFormatShapeAndBatch) {
   for (const DType dtype : kAllDTypes) {
     for (const Shape shape : ShapesOf(dtype)) {
@@ -54,7 +37,7 @@ TEST_F(LinearGpuTest, MatMulIsItsReferenceForEveryFormatShapeAndBatch) {
         SCOPED_TRACE(absl::StrCat(std::string(DTypeName(dtype)), " ", shape.outputs, " x ",
                                   shape.cols, ", ", rows, " rows"));
         const HostMatrix x = RandomMatrix(rows, shape.cols, 2);
-        const HostMatrix magnitude = Product(Abs(x), Abs(file.Values()));
+        const HostMatrix magnitude = Product(Abs(x), Sizes(file));
         const DeviceMatrix device_x(*ops_, x), out(*ops_, rows, shape.outputs);
         ops_->MatMul(device_x.view(), w, out.view());
         ExpectNear(out.Download(), Product(x, file.Values()), [&](int64_t r, int64_t o) {
@@ -119,8 +102,8 @@ TEST_F(LinearGpuTest, SwiGluIsItsReferenceWithinTheRoundingsOfItsSums) {
       HostMatrix x = RandomMatrix(rows, cols, 12, 0.2f), want(rows, 101);
       HostMatrix gate_values = gate.Values(), up_values = up.Values();
       SwiGluRef(x.view(), gate_values.view(), up_values.view(), want.view());
-      const HostMatrix a = Product(x, gate_values), a_size = Product(Abs(x), Abs(gate_values));
-      const HostMatrix u = Product(x, up_values), u_size = Product(Abs(x), Abs(up_values));
+      const HostMatrix a = Product(x, gate_values), a_size = Product(Abs(x), Sizes(gate));
+      const HostMatrix u = Product(x, up_values), u_size = Product(Abs(x), Sizes(up));
       const DeviceMatrix device_x(*ops_, x), out(*ops_, rows, 101);
       ops_->SwiGlu(device_x.view(), gate.Load(*ops_), up.Load(*ops_), out.view());
       ExpectNear(out.Download(), want, [&](int64_t r, int64_t o) {

@@ -92,6 +92,10 @@ template <typename T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
   return emulator::ValueOf<T>(emulator::Exchange(&value, sizeof(value)), emulator::Lane() ^ mask);
 }
+template <typename T>
+T __shfl_sync(unsigned, T value, int lane) {
+  return emulator::ValueOf<T>(emulator::Exchange(&value, sizeof(value)), lane);
+}
 inline unsigned __ballot_sync(unsigned, bool flag) {
   const emulator::Exchanged* lanes = emulator::Exchange(&flag, sizeof(flag));
   unsigned votes = 0;
@@ -119,6 +123,15 @@ inline unsigned atomicMax(unsigned* address, unsigned value) {
   const unsigned before = *address;
   *address = before < value ? value : before;
   return before;
+}
+// Byte i of the result: byte (selector >> 4 i & 7) of the eight of b and a.
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
+  const uint64_t bytes = a | uint64_t{b} << 32;
+  unsigned out = 0;
+  for (int i = 0; i < 4; ++i) {
+    out |= static_cast<unsigned>(bytes >> 8 * (selector >> 4 * i & 7) & 255) << 8 * i;
+  }
+  return out;
 }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline float __uint_as_float(uint32_t bits) {

@@ -11,6 +11,21 @@ inline uint32_t PackBf16(float low, float high) {
   return static_cast<uint32_t>(ToBf16Bits(low)) | static_cast<uint32_t>(ToBf16Bits(high)) << 16;
 }
 
+inline uint32_t FmaPairs(uint32_t a, uint32_t b, uint32_t c) {
+  const auto half = [&](int shift) {
+    const auto value = [&](uint32_t pair) {
+      return double{FromBf16Bits(static_cast<uint16_t>(pair >> shift))};
+    };
+    // Exact in double for what kernels ask: codes of at most 9 bits.
+    return static_cast<uint32_t>(ToBf16Bits(static_cast<float>(value(a) * value(b) + value(c))));
+  };
+  return half(0) | half(16) << 16;
+}
+
+inline uint4 LoadStreaming(const void* pieces, int32_t index, bool inside) {
+  return inside ? static_cast<const uint4*>(pieces)[index] : uint4{};
+}
+
 // d[i] of lane l is row l / 4 + 8 * (i / 2), column 2 * (l % 4) + i % 2.
 inline void Mma(float* d, const uint32_t* a, const uint32_t* b) {
   struct Operands {

@@ -16,6 +16,8 @@ __device__ __forceinline__ float WarpSum(float value) {
   return value;
 }
 
+__device__ __forceinline__ float Silu(float a) { return a / (1.0f + expf(-a)); }
+
 // A load that leaves no trace in L1: weights are read once.
 __device__ __forceinline__ uint4 LoadOnce(const void* address) {
   return __ldcs(static_cast<const uint4*>(address));

@@ -1,21 +1,19 @@
-// Products of few rows (up to kSkinnyRows), bound by reading the weights: a block of four warps
-// makes a few outputs of every row, each thread taking every 128th piece of 16 bytes. The order of
-// one sum is that of its pieces, whatever the number of rows: a row alone and in a batch have the
+// Products of few rows (up to kSkinnyRows) by fused multiply-adds, for formats that linear_mma.cu does
+// not take: bound by reading the weights for a row or two, by arithmetic for more. A block of four
+// warps makes a few outputs of every row, each thread taking every 128th piece of 16 bytes. The order
+// of one sum is that of its pieces, whatever the number of rows: a row alone and in a batch have the
 // same bits.
+#include <cstdlib>
+#include <cstring>
+
 #include "worker/ops/cuda/device.cuh"
+#include "worker/ops/cuda/linear_jobs.h"
 
 namespace tailor::cuda {
 namespace {
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / 32;
-
-struct Jobs {
-  LinearJob job[kMaxJobs];
-  int32_t first_block[kMaxJobs + 1];
-};
-
-__device__ __forceinline__ float Silu(float a) { return a / (1.0f + expf(-a)); }
 
 // Sums of the block for `kOuts` weight rows and `kRows` input rows, in sums[row * kOuts + out] of
 // shared memory. row_of(out) is the weight and its row.
@@ -87,10 +85,9 @@ struct WeightRow {
 
 template <WeightType Type, int kRows, int kOuts>
 __global__ void __launch_bounds__(kThreads, BlocksFor(kRows))
-    LinearKernel(Rows<const float> x, const __grid_constant__ Jobs jobs, Epilogue epilogue) {
+    LinearKernel(Rows<const float> x, const __grid_constant__ JobTable jobs, Epilogue epilogue) {
   __shared__ float sums[kWarps * kRows * kOuts];
-  int j = 0;
-  while (j + 1 < kMaxJobs && static_cast<int32_t>(blockIdx.x) >= jobs.first_block[j + 1]) ++j;
+  const int32_t j = jobs.JobOf(static_cast<int32_t>(blockIdx.x));
   const LinearJob& job = jobs.job[j];
   const int32_t first = (static_cast<int32_t>(blockIdx.x) - jobs.first_block[j]) * kOuts;
   BlockProducts<Type, kRows, kOuts>(
@@ -148,17 +145,9 @@ template <WeightType Type, int kRows>
 void LaunchRows(Rows<const float> x, int32_t first_row, const LinearJob* jobs, int32_t count,
                 Epilogue epilogue, CudaStreamRef stream) {
   constexpr int kOuts = OutsFor<Type>(kRows);
-  Jobs table = {};
-  int32_t blocks = 0;
-  for (int32_t j = 0; j < kMaxJobs; ++j) {
-    table.first_block[j] = blocks;
-    if (j < count) {
-      table.job[j] = {jobs[j].w, Part(jobs[j].out, first_row, x.rows)};
-      blocks += (jobs[j].w.rows + kOuts - 1) / kOuts;
-    }
-  }
-  table.first_block[kMaxJobs] = blocks;
-  LaunchKernel(LinearKernel<Type, kRows, kOuts>, blocks, kThreads, 0, stream, x, table, epilogue);
+  const JobTable table = MakeJobTable(jobs, count, kOuts, first_row, x.rows);
+  LaunchKernel(LinearKernel<Type, kRows, kOuts>, table.blocks(), kThreads, 0, stream, x, table,
+               epilogue);
 }
 
 // Rows of one launch: block formats of 16 rows need more registers than there are, so those rows
@@ -187,10 +176,21 @@ void DispatchRows(int32_t rows, F f) {
   }
 }
 
+// TAILOR_CUDA_PRODUCTS=fma: every format here, to compare the two on a device.
+bool OnTensorCores(WeightType type) {
+  static const bool fma_only = [] {
+    const char* wanted = std::getenv("TAILOR_CUDA_PRODUCTS");
+    return wanted != nullptr && std::strcmp(wanted, "fma") == 0;
+  }();
+  return !fma_only && (type == WeightType::kBF16 || type == WeightType::kQ8_0 ||
+                       type == WeightType::kQ4_0 || type == WeightType::kQ4_1);
+}
+
 }  // namespace
 
 void LaunchLinear(Rows<const float> x, const LinearJob* jobs, int32_t count, Epilogue epilogue,
                   CudaStreamRef stream) {
+  if (OnTensorCores(jobs[0].w.type)) return LaunchLinearMma(x, jobs, count, epilogue, stream);
   DispatchWeight(jobs[0].w.type, [&]<WeightType Type>() {
     DispatchRows<Type>(x.rows, [&]<int kRows>(int32_t first, int32_t rows) {
       LaunchRows<Type, kRows>(Part(x, first, rows), first, jobs, count, epilogue, stream);
@@ -200,6 +200,7 @@ void LaunchLinear(Rows<const float> x, const LinearJob* jobs, int32_t count, Epi
 
 void LaunchGated(Rows<const float> x, const WeightRef& gate, const WeightRef& up, Rows<float> out,
                  CudaStreamRef stream) {
+  if (OnTensorCores(gate.type)) return LaunchGatedMma(x, gate, up, out, stream);
   DispatchWeight(gate.type, [&]<WeightType Type>() {
     DispatchRows<Type>(x.rows, [&]<int kRows>(int32_t first, int32_t rows) {
       LaunchKernel(GatedKernel<Type, kRows>, gate.rows, kThreads, 0, stream, Part(x, first, rows),

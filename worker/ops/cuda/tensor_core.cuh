@@ -18,6 +18,28 @@ __device__ __forceinline__ uint32_t PackBf16(float low, float high) {
   return packed;
 }
 
+// a * b + c of each half, rounded once.
+__device__ __forceinline__ uint32_t FmaPairs(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t d;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+
+// 16-byte piece `index` of weights that one block reads once, past L1; zeros where not `inside`.
+// Volatile, as Mma is: issued before what follows in the program, so that it is under way
+// meanwhile. The address is made here, so that no loop keeps one for each row.
+__device__ __forceinline__ uint4 LoadStreaming(const void* pieces, int32_t index, bool inside) {
+  uint4 out;
+  asm volatile(
+      "{\n.reg .pred p;\n.reg .b64 address;\nsetp.ne.b32 p, %6, 0;\n"
+      "mad.wide.s32 address, %5, 16, %4;\n"
+      "mov.b32 %0, 0;\nmov.b32 %1, 0;\nmov.b32 %2, 0;\nmov.b32 %3, 0;\n"
+      "@p ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [address];\n}\n"
+      : "=&r"(out.x), "=&r"(out.y), "=&r"(out.z), "=&r"(out.w)
+      : "l"(pieces), "r"(index), "r"(static_cast<int>(inside)));
+  return out;
+}
+
 __device__ __forceinline__ void Mma(float* d, const uint32_t* a, const uint32_t* b) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
