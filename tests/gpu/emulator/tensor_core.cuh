@@ -35,15 +35,19 @@ inline void Mma(float* d, const uint32_t* a, const uint32_t* b) {
   std::memcpy(mine.b, b, sizeof(mine.b));
   const emulator::Exchanged* lanes = emulator::Exchange(&mine, sizeof(mine));
   const int lane = emulator::Lane();
-  for (int i = 0; i < 4; ++i) {
-    const int row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2;
-    for (int k = 0; k < 16; ++k) {
-      const auto left = emulator::ValueOf<Operands>(lanes, row % 8 * 4 + k % 8 / 2);
-      const auto right = emulator::ValueOf<Operands>(lanes, column * 4 + k % 8 / 2);
-      const uint32_t x = left.a[row / 8 + k / 8 * 2], y = right.b[k / 8];
-      d[i] += FromBf16Bits(static_cast<uint16_t>(x >> 16 * (k % 2))) *
-              FromBf16Bits(static_cast<uint16_t>(y >> 16 * (k % 2)));
+  float left[2][16], right[2][16];  // the rows and columns of this lane's elements
+  for (int k = 0; k < 16; ++k) {
+    const int quad = k % 8 / 2, shift = 16 * (k % 2);
+    const auto a_of = emulator::ValueOf<Operands>(lanes, lane / 4 * 4 + quad);
+    left[0][k] = FromBf16Bits(static_cast<uint16_t>(a_of.a[k / 8 * 2] >> shift));
+    left[1][k] = FromBf16Bits(static_cast<uint16_t>(a_of.a[k / 8 * 2 + 1] >> shift));
+    for (int i = 0; i < 2; ++i) {
+      const auto b_of = emulator::ValueOf<Operands>(lanes, (lane % 4 * 2 + i) * 4 + quad);
+      right[i][k] = FromBf16Bits(static_cast<uint16_t>(b_of.b[k / 8] >> shift));
     }
+  }
+  for (int i = 0; i < 4; ++i) {
+    for (int k = 0; k < 16; ++k) d[i] += left[i / 2][k] * right[i % 2][k];
   }
 }
 
