@@ -12,6 +12,8 @@
 // blocks in order (with their scale), then warp after warp. Nothing of this depends on the number of
 // rows, of outputs or of tiles: a row alone and in a batch have the same bits
 // (docs/decisions/0013-decode-products.md).
+#include <type_traits>
+
 #include "worker/ops/cuda/device.cuh"
 #include "worker/ops/cuda/linear_jobs.h"
 #include "worker/ops/cuda/tensor_core.cuh"
@@ -67,7 +69,7 @@ struct Codes<WeightType::kQ8_0> {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const uint32_t bytes = words[i / 2] >> (8 * (i % 2));
-      pairs[i] = FmaPairs(k128 | (bytes & 0x00800080u), kMinusOne, k128 | (bytes & 0x007f007fu));
+      pairs[i] = FmaPairs(AndOr(bytes, 0x00800080u, k128), kMinusOne, AndOr(bytes, 0x007f007fu, k128));
     }
   }
 };
@@ -87,7 +89,7 @@ struct Codes<WeightType::kQ4_0> {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const uint32_t nibbles = words[0] >> (8 * (i % 2) + 4 * (i / 2));
-      pairs[i] = FmaPairs(k128 | (nibbles & 0x000f000fu), kOne, kMinus136);
+      pairs[i] = FmaPairs(AndOr(nibbles, 0x000f000fu, k128), kOne, kMinus136);
     }
   }
 };
@@ -121,11 +123,14 @@ struct RowsOfTwo {
 };
 
 template <WeightType Type, int kTiles, typename Tiles>
-__device__ __forceinline__ void LoadGroup(const Tiles& tiles, int32_t group,
+__device__ __forceinline__ void LoadGroup(const Tiles& tiles, int32_t blocks, int32_t group,
                                           Group<Type, kTiles>* out) {
   const auto lane = static_cast<int32_t>(threadIdx.x % 32);
   const int32_t piece = 4 * group + lane % 4;
-  const bool inside = piece < tiles.weight(0).pieces;
+  // Of a row; bf16 rows may end within a block.
+  const int32_t pieces = Codes<Type>::kScaled ? blocks * (4 / Codes<Type>::kBlocks)
+                                              : tiles.weight(0).pieces;
+  const bool inside = piece < pieces;
 #pragma unroll
   for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
@@ -133,12 +138,12 @@ __device__ __forceinline__ void LoadGroup(const Tiles& tiles, int32_t group,
       const WeightRef& w = tiles.weight(t);
       // Beyond the last row: the last, whose sums go nowhere.
       const int32_t row = min(tiles.row(t) + lane / 4 + 8 * half, w.rows - 1);
-      const int32_t index = row * w.pieces + piece;
+      const int32_t index = row * pieces + piece;
       out->codes[t][half] = LoadStreaming(w.codes, index, inside);
       if constexpr (Codes<Type>::kScaled) {
-        const uint32_t block = inside ? static_cast<uint32_t>(index) / (4 / Codes<Type>::kBlocks) : 0;
-        out->scales[t][half] = kHasMinimum<Type> ? __ldg(static_cast<const uint32_t*>(w.scales) + block)
-                                                 : __ldg(static_cast<const uint16_t*>(w.scales) + block);
+        const uint32_t block = static_cast<uint32_t>(index) / (4 / Codes<Type>::kBlocks);
+        using Scale = std::conditional_t<kHasMinimum<Type>, uint32_t, uint16_t>;
+        out->scales[t][half] = inside ? __ldg(static_cast<const Scale*>(w.scales) + block) : Scale{0};
       }
     }
   }
@@ -311,12 +316,14 @@ template <WeightType Type, int kTiles, int kColumnTiles, typename Tiles>
 __device__ __forceinline__ void WarpProducts(const Rows<const float>& x, const Tiles& tiles,
                                              float (&acc)[kTiles][kColumnTiles][4]) {
   constexpr int kBlocks = Codes<Type>::kBlocks, kDepth = kAhead<Type, kTiles>;
-  const auto warp = static_cast<int32_t>(threadIdx.x / 32);
-  const int32_t blocks = x.cols / 32, groups = (blocks + kBlocks - 1) / kBlocks;
+  // The same in all lanes, and by the exchange the compiler knows: what follows from it needs no
+  // registers of each lane.
+  const int32_t warp = __shfl_sync(kWholeWarp, static_cast<int32_t>(threadIdx.x / 32), 0);
+  const int32_t blocks = x.cols / 32;
   Group<Type, kTiles> ring[kDepth];
 #pragma unroll
   for (int slot = 0; slot < kDepth; ++slot) {
-    LoadGroup(tiles, warp + slot * kWarps, &ring[slot]);
+    LoadGroup(tiles, blocks, warp + slot * kWarps, &ring[slot]);
   }
   // Columns beyond the last row of x repeat it: no column has to do with another, and those sums go
   // nowhere.
@@ -329,11 +336,11 @@ __device__ __forceinline__ void WarpProducts(const Rows<const float>& x, const T
   }
   Inputs<kColumnTiles> next;
   LoadInputs<Type>(rows, min(warp * kBlocks, blocks - 1), &next);
-  for (int32_t round = warp; round < groups; round += kDepth * kWarps) {
+  for (int32_t round = warp; round * kBlocks < blocks; round += kDepth * kWarps) {
 #pragma unroll
     for (int slot = 0; slot < kDepth; ++slot) {
       const int32_t group = round + slot * kWarps;
-      if (group >= groups) break;
+      if (group * kBlocks >= blocks) break;
       const Words<Type, kTiles> words = TakeGroup(ring[slot]);
 #pragma unroll
       for (int b = 0; b < kBlocks; ++b) {
@@ -344,7 +351,7 @@ __device__ __forceinline__ void WarpProducts(const Rows<const float>& x, const T
         LoadInputs<Type>(rows, min(after, blocks - 1), &next);
         AddBlock(words, b, operand, acc);
       }
-      LoadGroup(tiles, group + kDepth * kWarps, &ring[slot]);
+      LoadGroup(tiles, blocks, group + kDepth * kWarps, &ring[slot]);
     }
   }
 }

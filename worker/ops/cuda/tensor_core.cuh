@@ -18,6 +18,13 @@ __device__ __forceinline__ uint32_t PackBf16(float low, float high) {
   return packed;
 }
 
+// (value & mask) | base in one instruction: written out, the compiler makes two of two constants.
+__device__ __forceinline__ uint32_t AndOr(uint32_t value, uint32_t mask, uint32_t base) {
+  uint32_t out;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(out) : "r"(value), "r"(mask), "r"(base));
+  return out;
+}
+
 // a * b + c of each half, rounded once.
 __device__ __forceinline__ uint32_t FmaPairs(uint32_t a, uint32_t b, uint32_t c) {
   uint32_t d;
