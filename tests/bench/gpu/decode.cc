@@ -57,8 +57,11 @@ std::string Obstacle(Rig& rig, const Contestant& c, int64_t context, int32_t bat
   const CacheMode mode = c.what.path == Path::kFull ? CacheMode::kFull : CacheMode::kHybrid;
   const int64_t need =
       batch * SequenceCache::Quote(c.policy, rig.model->pool.shape(), mode, context).total();
-  if (need <= use.free_bytes()) return "";
-  return absl::StrCat("device memory: ", need, " bytes needed, ", use.free_bytes(), " there");
+  // Scratch of ops grows as they first run, and ends the process where there is no room for it.
+  const int64_t spare = std::min(int64_t{1} << 30, use.capacity / 16);
+  if (need + spare <= use.free_bytes()) return "";
+  return absl::StrCat("device memory: ", need, " bytes needed and ", spare, " spared, ",
+                      use.free_bytes(), " there");
 }
 
 absl::StatusOr<bool> Prepare(Rig& rig, int64_t context, int32_t batch, int64_t steps,

@@ -25,7 +25,7 @@ absl::Status MeasurePrefill(Rig& rig, int64_t tokens) {
   const double flops = PrefillFlops(rig.shape(), tokens), floor_s = flops / rig.ceilings.gemm;
   if (!rig.TimeFor(name, 1.5 * floor_s)) return absl::OkStatus();
   const LayerPolicy policy = rig.PolicyOf(rig.plan.longbench, Path::kSketch);
-  (void)rig.ops().TakeMemoryUse();  // peaks start here
+  const MemoryUse before = rig.ops().TakeMemoryUse();  // peaks start here
   TS_ASSIGN_OR_RETURN(CutSequence sequence, rig.Open(CacheMode::kHybrid, policy, tokens + 1));
   const Stopwatch watch;
   auto prefill =
@@ -61,6 +61,7 @@ absl::Status MeasurePrefill(Rig& rig, int64_t tokens) {
                                     {"tflop_s", done * flops / seconds / 1e12},
                                     {"share_of_gemm", done * floor_s / seconds},
                                     {"floor_seconds", floor_s},
+                                    {"held_before_bytes", before.capacity - before.free_bytes()},
                                     {"peak_device_bytes", ToJson(use)}});
   std::fprintf(stderr,
                "prefill %8lld  %8.2f s%s  floor %6.2f s  %5.1f %% of the GEMM rate, peak %.2f GB\n",
