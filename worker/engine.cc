@@ -61,6 +61,7 @@ class LlamaEngine final : public Engine {
   // Runs `work` on the engine thread and waits for it. Unavailable when the engine stops.
   absl::Status OnEngineThread(std::function<absl::Status()> work);
   bool IsBusy(const SequenceKey& key) const;
+  TurnQuote Running() const;
 
   const EngineOptions options_;
   const LayerPolicy policy_;
@@ -83,7 +84,7 @@ class LlamaEngine final : public Engine {
   bool stopping_ = false;
   TurnId next_turn_ = 1;
   TurnMap turns_;                                     // admitted, not finished
-  std::map<SequenceKey, int64_t> busy_;               // sequence -> quoted worker bytes
+  RunningQuotes busy_;
   std::deque<std::packaged_task<absl::Status()>> tasks_;
   EngineStats stats_;
 
@@ -102,11 +103,7 @@ LlamaEngine::~LlamaEngine() {
 absl::Status LlamaEngine::Load(const ModelFile& file) {
   const LlamaHyperparameters& shape = file.hyperparameters();
   TS_RETURN_IF_ERROR(policy_.Validate(shape, file.fingerprint()));
-  limits_ = {.context_tokens = options_.context_tokens > 0
-                                   ? std::min(options_.context_tokens, shape.context_tokens)
-                                   : shape.context_tokens,
-             .vocab = shape.vocab,
-             .worker_memory_bytes = options_.worker_memory_bytes};
+  limits_ = AdmissionLimits::Of(options_, shape, *backend_);
   TS_ASSIGN_OR_RETURN(model_, LoadLlama(file, backend_.get(), limits_.context_tokens, nullptr));
   TS_ASSIGN_OR_RETURN(
       buffers_, StepBuffers::Make(model_, options_.prefill_chunk_tokens, options_.max_decode_rows));
@@ -121,6 +118,7 @@ absl::Status LlamaEngine::Load(const ModelFile& file) {
   TS_RETURN_IF_ERROR(backend_->MapHostMemory(pool_.bytes()));
   doorbell_ = OpenDoorbellLine(backend_.get(), store_.get(), policy_,
                                int64_t{shape.q_heads} * shape.head_dim);
+  TS_RETURN_IF_ERROR(limits_.LimitToWhatIsLeft(*backend_, shape, options_.prefill_chunk_tokens));
   live_ = std::make_unique<LiveSequences>(backend_.get(), store_.get(), &pool_, policy_,
                                           doorbell_.get());
   info_ = {.name = file.name(),
@@ -136,27 +134,30 @@ absl::Status LlamaEngine::Load(const ModelFile& file) {
   return absl::OkStatus();
 }
 
+TurnQuote LlamaEngine::Running() const {
+  const std::lock_guard lock(mutex_);
+  return busy_.Total();
+}
+
 bool LlamaEngine::IsBusy(const SequenceKey& key) const {
   const std::lock_guard lock(mutex_);
-  return busy_.contains(key);
+  return busy_.Contains(key);
 }
 
 absl::StatusOr<TurnId> LlamaEngine::Submit(TurnRequest request, std::shared_ptr<TurnSink> sink) {
   const std::lock_guard lock(mutex_);
   if (stopping_) return absl::UnavailableError("the worker is stopping");
-  if (busy_.contains(request.sequence)) {
+  if (busy_.Contains(request.sequence)) {
     return absl::FailedPreconditionError(
         absl::StrCat("sequence ", request.sequence.name, " already runs a turn"));
   }
-  int64_t running_bytes = 0;
-  for (const auto& [key, bytes] : busy_) running_bytes += bytes;
-  TS_RETURN_IF_ERROR(AdmitTurn(request, limits_, policy_, pool_.shape(), running_bytes));
+  TS_RETURN_IF_ERROR(AdmitTurn(request, limits_, policy_, pool_.shape(), busy_.Total()));
   auto turn = std::make_shared<Turn>();
   turn->id = next_turn_++;
   turn->submitted = Turn::Clock::now();
   turn->sink = std::move(sink);
   turn->request = std::move(request);
-  busy_[turn->request.sequence] = QuoteTurn(turn->request, policy_, pool_.shape());
+  busy_.Add(turn->request.sequence, QuoteTurn(turn->request, limits_, policy_, pool_.shape()));
   turns_[turn->id] = turn;
   wake_.notify_one();
   return turn->id;
@@ -265,13 +266,12 @@ void LlamaEngine::Run() {
 
 absl::Status LlamaEngine::StartTurn(Turn& turn) {
   turn.sink->OnProgress(TurnPhase::kLoading, 0, 1);
-  const SequenceKey& key = turn.request.sequence;
-  const int64_t held = live_->Holds(key) ? 0 : QuoteTurn(turn.request, policy_, pool_.shape());
-  live_->MakeRoom(held, options_.worker_memory_bytes, options_.max_sequences,
-                  [this](const SequenceKey& other) { return IsBusy(other); });
+  const TurnQuote running = Running();  // this turn among them
+  const auto busy = [this](const SequenceKey& other) { return IsBusy(other); };
+  live_->MakeRoom(limits_.IdleBytes(running), options_.max_sequences, busy);
   TS_ASSIGN_OR_RETURN(SequenceCache * cache,
-                      live_->Acquire(key, turn.request.history, turn.mode()));
-  return BeginTurn(model_, cache, turn);
+                      live_->Acquire(turn.request.sequence, turn.request.history, turn.mode()));
+  return BeginTurn(model_, cache, limits_.SpareBytes(running, live_->IdleBytes(busy)), turn);
 }
 
 void LlamaEngine::RunPrefill(const std::shared_ptr<Turn>& turn) {
@@ -358,7 +358,7 @@ void LlamaEngine::Finish(Turn& turn, absl::StatusOr<FinishReason> outcome) {
     if (it == turns_.end()) return;
     keep = it->second;
     turns_.erase(it);
-    busy_.erase(turn.request.sequence);
+    busy_.Remove(turn.request.sequence);
     CountReport(turn.report, stats_);
   }
   if (outcome.ok()) {

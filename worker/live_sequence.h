@@ -21,7 +21,6 @@ class LiveSequences {
   // check are dropped and will be recomputed.
   absl::StatusOr<SequenceCache*> Acquire(const SequenceKey& key, std::span<const TokenId> history,
                                          CacheMode mode);
-  bool Holds(const SequenceKey& key) const { return caches_.contains(key); }
   // A child sequence with the parent's KV; left detached in the store. NotFound: no KV anywhere.
   absl::Status Fork(const SequenceKey& parent, const SequenceKey& child);
   // Gives the sequence back to the store (kept, evictable). No-op when not held.
@@ -30,17 +29,24 @@ class LiveSequences {
   absl::Status Remove(const SequenceKey& key);
   void DetachAll();
 
-  // Detaches least recently used sequences, never one for which `busy` is true, until `bytes` more
-  // fit `limit_bytes` (0: no limit) and at most `max_count` - 1 are left.
+  // Detaches least recently used sequences, never one for which `busy` is true, until the others
+  // hold at most `idle_bytes` and at most `max_count` - 1 are left.
   template <typename Busy>
-  void MakeRoom(int64_t bytes, int64_t limit_bytes, int max_count, Busy busy) {
+  void MakeRoom(int64_t idle_bytes, int max_count, Busy busy) {
     while (const SequenceKey* victim = OldestUnless(busy)) {
-      const bool crowded = count() >= max_count;
-      const bool full = limit_bytes > 0 && worker_bytes() + bytes > limit_bytes;
-      if (!crowded && !full) return;
+      if (count() < max_count && IdleBytes(busy) <= idle_bytes) return;
       const SequenceKey key = *victim;
       (void)Detach(key);  // an unreachable store has no say in what the worker forgets
     }
+  }
+  // Held by sequences for which `busy` is not true.
+  template <typename Busy>
+  int64_t IdleBytes(Busy busy) const {
+    int64_t bytes = 0;
+    for (const auto& [key, entry] : caches_) {
+      if (!busy(key)) bytes += entry.cache->totals().worker.total();
+    }
+    return bytes;
   }
 
   int count() const { return static_cast<int>(caches_.size()); }

@@ -14,7 +14,8 @@ double MillisBetween(Turn::Clock::time_point from, Turn::Clock::time_point to) {
 
 }  // namespace
 
-absl::Status BeginTurn(const LlamaModel& model, SequenceCache* cache, Turn& turn) {
+absl::Status BeginTurn(const LlamaModel& model, SequenceCache* cache, int64_t spare_bytes,
+                       Turn& turn) {
   turn.started = Turn::Clock::now();
   turn.report.queue_ms = MillisBetween(turn.submitted, turn.started);
   turn.cache = cache;
@@ -38,7 +39,7 @@ absl::Status BeginTurn(const LlamaModel& model, SequenceCache* cache, Turn& turn
   TS_ASSIGN_OR_RETURN(
       turn.prefill,
       Prefill::Start(model, {history.begin() + cache->tokens(), history.begin() + prefill_end},
-                     *cache));
+                     *cache, spare_bytes));
   turn.stage = TurnStage::kPrefilling;
   return absl::OkStatus();
 }

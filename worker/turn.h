@@ -46,8 +46,9 @@ struct Turn {
 };
 
 // Reserves room and prepares the prefill; a turn with nothing to prefill starts decoding at once.
-// Errors leave the sequence as it was.
-absl::Status BeginTurn(const LlamaModel& model, SequenceCache* cache, Turn& turn);
+// spare_bytes: of Prefill::Start. Errors leave the sequence as it was.
+absl::Status BeginTurn(const LlamaModel& model, SequenceCache* cache, int64_t spare_bytes,
+                       Turn& turn);
 
 // Emits the turn's next token. Returns the reason to stop, if any.
 std::optional<FinishReason> EmitToken(const Sample& sample, int64_t context_tokens, Turn& turn);

@@ -3,6 +3,7 @@
 // names it.
 #include <cmath>
 #include <cstdio>
+#include <limits>
 #include <random>
 #include <vector>
 
@@ -57,15 +58,17 @@ std::vector<TokenId> RandomTokens(const MeasuredModel& model, int64_t count) {
   return ids;
 }
 
-// A prompt, then teacher-forced steps.
+// A prompt, then teacher-forced steps, then a second turn's prompt behind them.
 void ExpectSameLogits(Pair& pair, CacheMode mode, int64_t prompt_tokens, double allowed) {
   SCOPED_TRACE(testing::Message() << prompt_tokens << " tokens, "
                                   << (mode == CacheMode::kFull ? "full" : "hybrid"));
   const int kSteps = TestsRunOn("emulator") ? 2 : 6;  // it takes its time
-  const std::vector<TokenId> ids = RandomTokens(*pair.host, prompt_tokens + kSteps);
+  constexpr int kSecond = 16;  // inputs stay fp32, so it is as near as the first
+  const int64_t past = prompt_tokens + kSteps, all = past + kSecond;
+  const std::vector<TokenId> ids = RandomTokens(*pair.host, all);
   const std::string name = std::to_string(prompt_tokens) + std::to_string(static_cast<int>(mode));
-  auto device = pair.device->Open(name, mode, prompt_tokens + kSteps);
-  auto host = pair.host->Open(name, mode, prompt_tokens + kSteps);
+  auto device = pair.device->Open(name, mode, all);
+  auto host = pair.host->Open(name, mode, all);
   ASSERT_TRUE(device.ok() && host.ok()) << device.status() << host.status();
   const std::vector<TokenId> prompt(ids.begin(), ids.begin() + prompt_tokens);
   ASSERT_TRUE(pair.device->RunPrefill(prompt, **device).ok());
@@ -79,6 +82,11 @@ void ExpectSameLogits(Pair& pair, CacheMode mode, int64_t prompt_tokens, double 
     EXPECT_LE(distance, allowed) << "step " << step;
     worst = std::max(worst, distance);
   }
+  const std::vector<TokenId> second(ids.begin() + past, ids.end());
+  ASSERT_TRUE(pair.device->RunPrefill(second, **device).ok());
+  ASSERT_TRUE(pair.host->RunPrefill(second, **host).ok());
+  const double after = Distance(pair.device->logits(), pair.host->logits());
+  EXPECT_LE(after, allowed) << "after the second prompt";
   std::printf("%lld tokens, %s: worst distance %.2e\n", static_cast<long long>(prompt_tokens),
               mode == CacheMode::kFull ? "full" : "hybrid", worst);
 }
@@ -262,6 +270,59 @@ TEST_F(ModelGpuTest, TwoRandomLayersOfLlama8BHaveTheLogitsOfTheCpu) {
   ExpectSameLogits(pair, CacheMode::kFull, 13, kSkinnyDistance);
   // Sealed and selected from where the device is fast; the CPU would take minutes against itself.
   ExpectSameLogits(pair, CacheMode::kHybrid, TestsRunOnCpu() ? 20 : 300, kRandomDistance);
+}
+
+// Bits of what a second turn puts out and leaves in the store.
+std::vector<uint32_t> SecondTurn(MeasuredModel& m, const std::string& name, int64_t spare_bytes) {
+  constexpr int64_t kFirst = 110, kSecond = 50;  // more than a chunk, and over the end of a page
+  const auto ids = RandomTokens(m, kFirst + kSecond);
+  auto cache = m.Open(name, CacheMode::kHybrid, kFirst + kSecond);
+  TS_CHECK(cache.ok() && m.RunPrefill({ids.begin(), ids.begin() + kFirst}, **cache).ok());
+  auto prefill = Prefill::Start(m.model, {ids.begin() + kFirst, ids.end()}, **cache, spare_bytes);
+  TS_CHECK(prefill.ok());
+  while (!(*prefill)->done()) TS_CHECK((*prefill)->RunUnit(m.buffers).ok());
+  std::vector<uint32_t> bits;
+  const auto add = [&](std::span<const std::byte> bytes) {
+    const size_t before = bits.size();
+    bits.resize(before + bytes.size() / sizeof(uint32_t));
+    std::memcpy(bits.data() + before, bytes.data(), bytes.size());
+  };
+  add(std::as_bytes(m.logits()));
+  const PoolShape& shape = m.pool.shape();
+  for (int32_t layer = 0; layer < shape.layers; ++layer) {
+    for (int32_t head = 0; head < shape.kv_heads; ++head) {
+      for (int64_t t = 0; t < kFirst + kSecond; ++t) {
+        const BFloat16* row = (*cache)->StoreRow(layer, head, t);
+        add(std::as_bytes(std::span(row, 2 * shape.head_dim)));
+      }
+    }
+  }
+  return bits;
+}
+
+TEST_F(ModelGpuTest, ASecondTurnIsTheSameHoweverItsPastComes) {
+  ops_.reset();
+  const ScratchDir scratch;
+  // As small as it can be: the emulator takes its time.
+  WriteTinyModel(scratch / "tiny.gguf",
+                 {.layers = 3, .hidden = 128, .q_heads = 2, .kv_heads = 2, .ffn_hidden = 64});
+  auto pair = LoadPair(scratch / "tiny.gguf");
+  ASSERT_TRUE(pair.ok()) << pair.status();
+  MeasuredModel& m = *pair->device;
+  m.buffers = *StepBuffers::Make(m.model, 32, 1);
+  constexpr int64_t kAll = std::numeric_limits<int64_t>::max();
+  const std::vector<uint32_t> waited = SecondTurn(m, "waited for", 0);
+  EXPECT_TRUE(SecondTurn(m, "brought ahead", kAll) == waited);
+  {  // what an abandoned one has enqueued comes to nothing
+    auto cache = *m.Open("abandoned", CacheMode::kHybrid, 300);
+    auto prefill = *Prefill::Start(m.model, RandomTokens(m, 100), *cache);
+    for (int unit = 0; unit < 5; ++unit) ASSERT_TRUE(prefill->RunUnit(m.buffers).ok());
+    prefill.reset();
+    const SequenceHandle handle = cache->handle();
+    cache.reset();
+    ASSERT_TRUE(m.store->CloseSequence(handle).ok());
+  }
+  EXPECT_TRUE(SecondTurn(m, "after it", kAll) == waited);
 }
 
 TEST_F(ModelGpuTest, TheDefaultModelHasTheLogitsOfTheCpu) {

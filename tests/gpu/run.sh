@@ -13,7 +13,8 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 tests=(linear_gpu_test attention_gpu_test select_gpu_test fetcher_gpu_test model_gpu_test
-  decode_products_gpu_test doorbell_gpu_test step_gpu_test blas_gpu_test sample_gpu_test)
+  decode_products_gpu_test doorbell_gpu_test step_gpu_test blas_gpu_test sample_gpu_test
+  copy_gpu_test)
 bundle="" arch="" bench=no
 while [ $# -gt 0 ]; do
   case "$1" in

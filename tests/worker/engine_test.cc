@@ -5,6 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
+#include <cstdio>
 #include <future>
 #include <random>
 #include <string>
@@ -72,6 +74,8 @@ struct Variant {
   int32_t check_every_tokens = 256;
   float mass_floor = 0;
   bool quantizes = true;  // layer 0
+  bool far_host_memory = false;
+  int64_t device_memory_bytes = 0;
 };
 
 class EngineTest : public ::testing::Test {
@@ -105,7 +109,9 @@ class EngineTest : public ::testing::Test {
     policy.check_every_tokens = setup.check_every_tokens;
     policy.mass_floor = setup.mass_floor;
     if (!setup.quantizes) policy.quantized_layers.clear();
-    auto backend = MakeCpuBackend({.threads = setup.threads});
+    auto backend = MakeCpuBackend({.threads = setup.threads,
+                                   .memory_limit_bytes = setup.device_memory_bytes,
+                                   .far_host_memory = setup.far_host_memory});
     EXPECT_TRUE(backend.ok()) << backend.status();
     auto engine = Engine::Create({.worker_memory_bytes = setup.worker_memory_bytes,
                                   .prefill_chunk_tokens = setup.chunk,
@@ -150,7 +156,8 @@ TEST_F(EngineTest, TokensDoNotDependOnThreadsChunkOrSelector) {
   const std::vector<Variant> setups = {{.threads = 2},
                                      {.threads = 3, .chunk = 17},
                                      {.chunk = 700},
-                                     {.selector = Selector::kStore}};
+                                     {.selector = Selector::kStore},
+                                     {.chunk = 96, .far_host_memory = true}};
   for (size_t i = 0; i < setups.size(); ++i) {
     store_ = MakeStore(int64_t{96} << 20);
     const Outcome got = Run(*MakeEngine(setups[i]), Request("base", prompt, 40));
@@ -505,6 +512,84 @@ TEST_F(EngineTest, ATurnThatDoesNotFitWorkerMemoryIsRefusedAtOnce) {
       Run(*engine, Request("f", RandomIds(3000, 21), 10, AttentionMode::kFull));
   EXPECT_EQ(full.result.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_TRUE(Run(*engine, Request("h", RandomIds(1000, 21), 4)).result.ok());
+}
+
+// N, M and L of "turn needs N bytes of device memory, M of L are not taken by running turns".
+std::array<int64_t, 3> BytesOf(const absl::Status& refused) {
+  std::array<int64_t, 3> bytes = {};
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << refused;
+  EXPECT_EQ(std::sscanf(std::string(refused.message()).c_str(),
+                        "turn needs %ld bytes of device memory, %ld of %ld are not taken",
+                        &bytes[0], &bytes[1], &bytes[2]),
+            3)
+      << refused;
+  return bytes;
+}
+
+TEST_F(EngineTest, ATurnThatDeviceMemoryHoldsToTheByteRunsAndWithOneLessIsRefusedAtOnce) {
+  const auto prompt = RandomIds(900, 50), question = RandomIds(200, 51);
+  for (const AttentionMode mode : {AttentionMode::kHybrid, AttentionMode::kFull}) {
+    store_ = MakeStore(int64_t{96} << 20);
+    auto unlimited = MakeEngine({.check_every_tokens = 0});
+    const Outcome first = Run(*unlimited, Request("s", prompt, 20, mode));
+    const auto history = Concat(Concat(prompt, first.tokens), question);
+    const Outcome want = Run(*unlimited, Request("s", history, 20, mode));
+    // A budget that holds the model and no such turn tells what either takes.
+    constexpr int64_t kSmall = int64_t{6} << 20;
+    Variant setup = {.check_every_tokens = 0, .far_host_memory = true};
+    setup.device_memory_bytes = kSmall;
+    const auto [needed, free_bytes, left] =
+        BytesOf(Run(*MakeEngine(setup), Request("s", RandomIds(8000, 52), 20, mode)).result.status());
+    EXPECT_EQ(free_bytes, left) << "nothing runs";
+    EXPECT_GT(needed, left);
+    setup.device_memory_bytes = kSmall - left + 1;  // of the model alone, and one
+    const int64_t turn =
+        BytesOf(Run(*MakeEngine(setup), Request("s", history, 20, mode)).result.status())[0];
+    for (const int64_t spare : {0, -1}) {
+      SCOPED_TRACE(absl::StrCat(spare, " to spare, mode ", static_cast<int>(mode)));
+      store_ = MakeStore(int64_t{96} << 20);
+      setup.device_memory_bytes = kSmall - left + turn + spare;
+      auto engine = MakeEngine(setup);
+      EXPECT_EQ(Run(*engine, Request("s", prompt, 20, mode)).tokens, first.tokens);
+      const Outcome got = Run(*engine, Request("s", history, 20, mode));
+      if (spare < 0) {
+        EXPECT_EQ(BytesOf(got.result.status())[0], turn);
+      } else {
+        ASSERT_TRUE(got.result.ok()) << got.result.status();
+        EXPECT_EQ(got.tokens, want.tokens);
+        EXPECT_EQ(got.logprobs, want.logprobs);
+        EXPECT_EQ(got.result->report.reused_tokens, 919);
+      }
+    }
+  }
+}
+
+TEST_F(EngineTest, IdleSequencesGiveWayToAPrefillThatNeedsTheirDeviceMemory) {
+  Variant setup = {.check_every_tokens = 0, .far_host_memory = true};
+  setup.device_memory_bytes = int64_t{12} << 20;
+  auto engine = MakeEngine(setup);
+  for (int i = 0; i < 6; ++i) {
+    const Outcome out =
+        Run(*engine, Request(std::to_string(i), RandomIds(1500, 60 + i), 3, AttentionMode::kFull));
+    ASSERT_TRUE(out.result.ok()) << i << ": " << out.result.status();
+  }
+  EXPECT_LT(engine->stats().sequences_live, 6);
+}
+
+TEST_F(EngineTest, AModelThatLeavesNoDeviceMemoryForTurnsIsRefused) {
+  auto model = ModelFile::Open(*scratch_ / "tiny.gguf");
+  const LayerPolicy policy =
+      LayerPolicy::Default("tiny", (*model)->fingerprint(), (*model)->hyperparameters());
+  for (int64_t bytes = 64 << 10;; bytes += 64 << 10) {
+    model = ModelFile::Open(*scratch_ / "tiny.gguf");
+    const auto engine =
+        Engine::Create({}, *std::move(model), policy,
+                       *MakeCpuBackend({.threads = 1, .memory_limit_bytes = bytes}),
+                       std::make_unique<LocalKvClient>(store_));
+    if (engine.ok()) break;  // of any size: a refusal, never a crash
+    EXPECT_EQ(engine.status().code(), absl::StatusCode::kResourceExhausted);
+    ASSERT_LT(bytes, int64_t{64} << 20);
+  }
 }
 
 TEST_F(EngineTest, IdleSequencesGiveWayAndComeBack) {

@@ -1,6 +1,13 @@
 #include "worker/cache/layer_cache.h"
 
+#include "worker/cache/layer_rows.h"
+
 namespace tailor {
+
+const BFloat16* PagedRows::Rows(int32_t layer, int32_t kv_head, int64_t page) const {
+  if (on_device != nullptr) return on_device->Row(kv_head, page * kPageTokens);
+  return pool->Rows(layer, kv_head, pages[page]);
+}
 
 void AttendScratch::Clear(int32_t kv_heads) {
   segments.resize(kv_heads);

@@ -13,12 +13,19 @@
 
 namespace tailor {
 
-// A sequence's pages, as of now. tokens counts those whose rows are in the pages.
+class LayerRows;
+
+// A sequence's pages, as of now. tokens counts those whose rows are in the pages, or on their way.
 struct PagedRows {
   const PoolView* pool = nullptr;
   std::span<const PageId> pages;
   int64_t sealed_pages = 0;
   int64_t tokens = 0;
+  // During a prefill: the same rows of the layer at hand in device memory, all tokens.
+  const LayerRows* on_device = nullptr;
+
+  // Where ops find the rows of tokens [page * kPageTokens, ...) of one layer and KV head.
+  const BFloat16* Rows(int32_t layer, int32_t kv_head, int64_t page) const;
 };
 
 // Per-sequence scratch that its layers share: segment lists of one Attend call.

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "worker/cache/copy_list.h"
+
 namespace tailor {
 
 int64_t MeanRows::Bytes(int32_t kv_heads, int32_t head_dim, int64_t pages) {
@@ -23,18 +25,19 @@ absl::Status MeanRows::Extend(const PoolView& pool, std::span<const PageId> page
     blocks_.push_back(std::move(block));
   }
   const int32_t rank = pool.layout().SparseRank(layer_);
+  CopyList copies;
   while (pages_ < end) {
-    // Neighbours in the pool are neighbours here: one copy for each run of a block.
+    // Neighbours in the pool are neighbours here: one piece for each run of a block.
     const int64_t block_end = std::min(end, (pages_ / kBlockPages + 1) * kBlockPages);
     int64_t run = pages_ + 1;
     while (run < block_end && Index(pages[run]) == Index(pages[run - 1]) + 1) ++run;
     for (int32_t head = 0; head < kv_heads_; ++head) {
-      const std::span<const BFloat16> rows(pool.MeanRow(rank, head, pages[pages_]),
-                                           (run - pages_) * 2 * head_dim_);
-      backend_->Upload(std::as_bytes(rows), Row(head, pages_));
+      copies.Add(pool.MeanRow(rank, head, pages[pages_]), Row(head, pages_),
+                 (run - pages_) * 2 * head_dim_ * static_cast<int64_t>(sizeof(BFloat16)));
     }
     pages_ = run;
   }
+  if (!copies.pieces().empty()) backend_->Copy(copies.pieces());
   return absl::OkStatus();
 }
 

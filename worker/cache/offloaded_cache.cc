@@ -18,15 +18,14 @@ OffloadedCache::OffloadedCache(Backend* backend, int32_t layer, const PoolShape&
       window_(backend, shape.kv_heads, shape.head_dim),
       means_(backend, layer, shape.kv_heads, shape.head_dim) {}
 
-absl::Status OffloadedCache::LoadSink(const PagedRows& rows) {
+absl::Status OffloadedCache::AddSink(const PagedRows& rows, CopyList* copies) {
   const int64_t head_elements = int64_t{sink_tokens_} * 2 * head_dim_;
   TS_ASSIGN_OR_RETURN(
       sink_, backend_->Allocate(kv_heads_ * head_elements * static_cast<int64_t>(sizeof(BFloat16)),
                                 MemoryKind::kResident));
   for (int32_t head = 0; head < kv_heads_; ++head) {
-    const std::span<const BFloat16> source(rows.pool->Rows(layer_, head, rows.pages[0]),
-                                           head_elements);
-    backend_->Upload(std::as_bytes(source), SinkRows(head));
+    copies->Add(rows.Rows(layer_, head, 0), SinkRows(head),
+                head_elements * static_cast<int64_t>(sizeof(BFloat16)));
   }
   return absl::OkStatus();
 }
@@ -38,14 +37,13 @@ absl::Status OffloadedCache::LoadSealed(const PagedRows& rows) {
 
 absl::Status OffloadedCache::Extend(const PagedRows& rows) {
   TS_RETURN_IF_ERROR(window_.EnsureSlots(window_slots_));
+  CopyList copies;
   if (sink_tokens_ > 0 && sealed_pages_ == 0 && rows.sealed_pages > 0) {
-    TS_RETURN_IF_ERROR(LoadSink(rows));
+    TS_RETURN_IF_ERROR(AddSink(rows, &copies));
   }
   sealed_pages_ = rows.sealed_pages;
-  for (int64_t first = rows.sealed_pages * kPageTokens; first < rows.tokens; first += kPageTokens) {
-    window_.Load(*rows.pool, layer_, rows.pages[first / kPageTokens], first,
-                 std::min(first + kPageTokens, rows.tokens));
-  }
+  window_.AddCopies(rows, layer_, sealed_pages_ * kPageTokens, &copies);
+  if (!copies.pieces().empty()) backend_->Copy(copies.pieces());
   return absl::OkStatus();
 }
 
@@ -90,7 +88,11 @@ void OffloadedCache::Attend(const AttendCall& call, AttendScratch& scratch) {
 
 absl::Status OffloadedCache::Seal(const PagedRows& rows, int64_t page) {
   TS_CHECK(page == sealed_pages_);
-  if (sink_tokens_ > 0 && page == 0) TS_RETURN_IF_ERROR(LoadSink(rows));
+  if (sink_tokens_ > 0 && page == 0) {
+    CopyList copies;
+    TS_RETURN_IF_ERROR(AddSink(rows, &copies));
+    backend_->Copy(copies.pieces());
+  }
   sealed_pages_ = page + 1;
   return LoadSealed(rows);
 }

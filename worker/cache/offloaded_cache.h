@@ -26,7 +26,8 @@ class OffloadedCache final : public LayerCache {
   LayerBytes bytes() const override;
 
  private:
-  absl::Status LoadSink(const PagedRows& rows);
+  // Makes room for the sink, and adds what fills it.
+  absl::Status AddSink(const PagedRows& rows, CopyList* copies);
   BFloat16* SinkRows(int32_t kv_head) const {
     return sink_.As<BFloat16>() + int64_t{kv_head} * sink_tokens_ * 2 * head_dim_;
   }

@@ -1,7 +1,5 @@
 #include "worker/cache/quantized_cache.h"
 
-#include <algorithm>
-
 namespace tailor {
 
 QuantizedCache::QuantizedCache(Backend* backend, int32_t layer, const PoolShape& shape,
@@ -17,7 +15,7 @@ absl::Status QuantizedCache::AppendPage(const PagedRows& rows, int64_t page) {
   TS_ASSIGN_OR_RETURN(DeviceBuffer codes, backend_->Allocate(kv_heads_ * shape_.PageBytes(),
                                                              MemoryKind::kCodes));
   for (int32_t head = 0; head < kv_heads_; ++head) {
-    backend_->QuantizePage(rows.pool->Rows(layer_, head, rows.pages[page]), shape_,
+    backend_->QuantizePage(rows.Rows(layer_, head, page), shape_,
                            codes.data() + head * shape_.PageBytes());
   }
   codes_.push_back(std::move(codes));
@@ -29,11 +27,9 @@ absl::Status QuantizedCache::Extend(const PagedRows& rows) {
   while (static_cast<int64_t>(codes_.size()) < rows.sealed_pages) {
     TS_RETURN_IF_ERROR(AppendPage(rows, static_cast<int64_t>(codes_.size())));
   }
-  for (int64_t first = rows.sealed_pages * kPageTokens; first < rows.tokens;
-       first += kPageTokens) {
-    residual_.Load(*rows.pool, layer_, rows.pages[first / kPageTokens], first,
-                   std::min(first + kPageTokens, rows.tokens));
-  }
+  CopyList copies;
+  residual_.AddCopies(rows, layer_, rows.sealed_pages * kPageTokens, &copies);
+  if (!copies.pieces().empty()) backend_->Copy(copies.pieces());
   return absl::OkStatus();
 }
 

@@ -19,14 +19,18 @@ BFloat16* ResidentWindow::Row(int32_t kv_head, int64_t position) const {
   return buffers_[slot].As<BFloat16>() + row * 2 * head_dim_;
 }
 
-void ResidentWindow::Load(const PoolView& pool, int32_t layer, PageId page, int64_t first,
-                          int64_t last) {
+void ResidentWindow::AddCopies(const PagedRows& rows, int32_t layer, int64_t first,
+                               CopyList* copies) const {
   const int64_t row_elements = int64_t{2} * head_dim_;
-  const int64_t offset = (first % kPageTokens) * row_elements;
   for (int32_t head = 0; head < kv_heads_; ++head) {
-    const BFloat16* source = pool.Rows(layer, head, page) + offset;
-    const std::span<const BFloat16> rows(source, (last - first) * row_elements);
-    backend_->Upload(std::as_bytes(rows), Row(head, first));
+    for (int64_t begin = first; begin < rows.tokens;) {
+      const int64_t page = begin / kPageTokens;
+      const int64_t end = std::min((page + 1) * kPageTokens, rows.tokens);
+      copies->Add(rows.Rows(layer, head, page) + begin % kPageTokens * row_elements,
+                  Row(head, begin),
+                  (end - begin) * row_elements * static_cast<int64_t>(sizeof(BFloat16)));
+      begin = end;
+    }
   }
 }
 

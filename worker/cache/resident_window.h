@@ -1,5 +1,5 @@
 // Full-precision rows of a sequence's newest pages in one layer, in worker memory: the resident
-// window of sparse layers, the residual of quantized ones, everything in `attention = full`.
+// window of sparse layers, the residual of quantized ones.
 // One buffer a page, [kv_heads][page_tokens][2][head_dim] bf16; page p lies in slot p % slots, so a
 // page that leaves the window gives its buffer to the page that enters.
 #pragma once
@@ -7,8 +7,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "kvstore/layout.h"
-#include "worker/ops/backend.h"
+#include "worker/cache/copy_list.h"
+#include "worker/cache/layer_cache.h"
 
 namespace tailor {
 
@@ -21,16 +21,15 @@ class ResidentWindow {
     return int64_t{kv_heads} * kPageTokens * 2 * head_dim * static_cast<int64_t>(sizeof(BFloat16));
   }
 
-  // Makes room for `slots` pages. Growing keeps page p in place only while every held page is below
-  // the old slot count: a window never grows, a full cache never wraps.
+  // Makes room for `slots` pages, before the first row.
   absl::Status EnsureSlots(int64_t slots);
   int64_t slots() const { return static_cast<int64_t>(buffers_.size()); }
   int64_t bytes() const { return slots() * PageBytes(kv_heads_, head_dim_); }
 
   // The row [2][head_dim] of the token at `position` of one KV head.
   BFloat16* Row(int32_t kv_head, int64_t position) const;
-  // Copies tokens [first, last) of a page from the store's rows.
-  void Load(const PoolView& pool, int32_t layer, PageId page, int64_t first, int64_t last);
+  // Adds what copies tokens [first, rows.tokens) of every KV head from their pages.
+  void AddCopies(const PagedRows& rows, int32_t layer, int64_t first, CopyList* copies) const;
   // Appends segments covering positions [first, last) to `out`, in order.
   void AppendSegments(int32_t kv_head, int64_t first, int64_t last,
                       std::vector<RowSegment>* out) const;

@@ -8,6 +8,7 @@
 #include "worker/cache/full_cache.h"
 #include "worker/cache/offloaded_cache.h"
 #include "worker/cache/quantized_cache.h"
+#include "worker/cache/resident_window.h"
 
 namespace tailor {
 namespace {
@@ -334,8 +335,10 @@ std::span<const std::span<const RowSegment>> SequenceCache::StoreSegments(int32_
   return scratch_.Segments();
 }
 
-absl::Status SequenceCache::ExtendLayer(int32_t layer, int64_t tokens) {
-  return layers_[layer]->Extend(Rows(tokens));
+absl::Status SequenceCache::ExtendLayer(int32_t layer, int64_t tokens, const LayerRows* on_device) {
+  PagedRows rows = Rows(tokens);
+  rows.on_device = on_device;
+  return layers_[layer]->Extend(rows);
 }
 
 absl::Status SequenceCache::CommitPrefill(std::span<const TokenId> new_tokens) {

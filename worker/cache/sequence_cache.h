@@ -76,10 +76,13 @@ class SequenceCache {
   absl::Status CommitToken(TokenId token);
 
   // --- prefill, layer-major: rows go to the pages, then each layer catches up ---
+  // The pages, and the rows that are committed in them.
+  PagedRows stored_rows() const { return Rows(tokens()); }
   BFloat16* StoreRow(int32_t layer, int32_t kv_head, int64_t position) const;
   // Segments of positions [0, tokens) of one layer in the store's pages, per KV head.
   std::span<const std::span<const RowSegment>> StoreSegments(int32_t layer, int64_t tokens);
-  absl::Status ExtendLayer(int32_t layer, int64_t tokens);
+  // on_device: the layer's rows of these tokens in device memory, or null.
+  absl::Status ExtendLayer(int32_t layer, int64_t tokens, const LayerRows* on_device = nullptr);
   // After every layer caught up: publishes the new tokens and seals what left the window.
   absl::Status CommitPrefill(std::span<const TokenId> new_tokens);
 

@@ -9,6 +9,8 @@ namespace tailor {
 struct StepBuffers {
   static absl::StatusOr<StepBuffers> Make(const LlamaModel& model, int64_t rows, int64_t batch);
 
+  static int64_t Bytes(const LlamaHyperparameters& model, int64_t rows, int64_t batch);
+
   int64_t rows = 0;           // of a prefill's unit; with more in a batch, there is room for those
   MatrixView<float> x;        // [rows][hidden], the residual stream
   MatrixView<float> x_norm;   // [rows][hidden]
@@ -23,6 +25,8 @@ struct StepBuffers {
   std::vector<int32_t> positions;                  // [batch]
 
  private:
+  // Places the matrices from `base` on; returns how many floats they are.
+  int64_t Layout(const LlamaHyperparameters& model, int64_t batch, float* base);
   DeviceBuffer memory_;
 };
 

@@ -62,7 +62,7 @@ absl::StatusOr<RopeTable> Backend::MakeRopeTable(const LlamaHyperparameters& mod
     }
   }
   RopeTable out;
-  TS_ASSIGN_OR_RETURN(out.cos_sin, Allocate(static_cast<int64_t>(table.size() * sizeof(float))));
+  TS_ASSIGN_OR_RETURN(out.cos_sin, Allocate(RopeTable::Bytes(model.head_dim, positions)));
   Upload(std::as_bytes(std::span(table)), out.cos_sin.data());
   out.positions = positions;
   out.head_dim = model.head_dim;

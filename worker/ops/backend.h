@@ -79,8 +79,20 @@ class DeviceBuffer {
   int64_t bytes_ = 0;
 };
 
+// Part of a copy between device memory and mapped memory of the host, in either direction or within
+// one of them. Addresses and bytes are multiples of kCopyAlignment.
+struct CopyPiece {
+  const std::byte* from = nullptr;
+  std::byte* to = nullptr;
+  int64_t bytes = 0;
+};
+inline constexpr int64_t kCopyAlignment = 16;
+
 // cos and sin of every (position, pair), made once per model from theta and scaling.
 struct RopeTable {
+  static int64_t Bytes(int32_t head_dim, int64_t positions) {
+    return positions * head_dim * static_cast<int64_t>(sizeof(float));
+  }
   DeviceBuffer cos_sin;  // [positions][head_dim / 2][2] fp32
   int64_t positions = 0;
   int32_t head_dim = 0;
@@ -102,6 +114,12 @@ class Backend {
   virtual int64_t allocated_bytes() const = 0;
   // What is held, and the most that was since the last call.
   virtual MemoryUse TakeMemoryUse() { return {}; }
+  // What Allocate may have given in all while ops of up to `rows` rows over `tokens` tokens still
+  // find room for their own scratch; 0: no limit.
+  virtual int64_t MemoryBudget(const LlamaHyperparameters&, int64_t /*rows*/,
+                               int64_t /*tokens*/) const {
+    return 0;
+  }
   // Keeps a weight in its file's format (possibly reordered, never inflated). The tensor's bytes may
   // go away afterwards. Errors: Unimplemented names the dtype.
   virtual absl::StatusOr<Weight> LoadWeight(const TensorView& tensor) = 0;
@@ -112,9 +130,18 @@ class Backend {
   // From now on ops may read and write `host` in place, at the same addresses. It must stay mapped
   // while the backend lives. Errors: ResourceExhausted, Unimplemented.
   virtual absl::Status MapHostMemory(std::span<std::byte> host) = 0;
-  // All ops so far have ended: what they wrote to mapped memory is there for other threads and
-  // processes.
+  // All ops and copies so far have ended: what they wrote to mapped memory is there for other
+  // threads and processes.
   virtual void Synchronize() = 0;
+  // Whether ops read that memory much slower than their own: what they read often is copied first.
+  virtual bool host_memory_is_far() const { return false; }
+  // All pieces in one op. No piece writes what another one reads or writes.
+  virtual void Copy(std::span<const CopyPiece> pieces) = 0;
+  // The same beside the ops: begins once the ops and copies enqueued so far have ended, ends at any
+  // time before an AwaitAside or Synchronize does.
+  virtual void CopyAside(std::span<const CopyPiece> pieces) = 0;
+  // Later ops start after the copies aside enqueued so far have ended.
+  virtual void AwaitAside() = 0;
   // `rows` as ops can read them, valid for the ops up to the next Stage: where they are if that is
   // device memory or mapped, else a copy.
   virtual const std::byte* Stage(std::span<const std::byte> rows) = 0;
@@ -205,6 +232,8 @@ struct CpuBackendOptions {
   // and TAILOR_SIMD allow.
   SimdLevel max_simd_level = SimdLevel::kAvx512;
   bool doorbell = false;  // queries go to the store as a device's do: slower, and there for tests
+  // As if the host's memory were far, with copies aside as late as they may come; there for tests.
+  bool far_host_memory = false;
 };
 
 // Chooses the SIMD level once (common/cpu/simd_level.h).

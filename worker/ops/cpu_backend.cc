@@ -26,6 +26,7 @@ class CpuBackend final : public Backend {
   CpuBackend(const CpuBackendOptions& options, SimdLevel level)
       : limit_bytes_(options.memory_limit_bytes),
         rings_doorbell_(options.doorbell),
+        host_memory_is_far_(options.far_host_memory),
         kernels_(KernelsFor(level)),
         pool_(options.threads),
         linear_(kernels_, &pool_),
@@ -52,6 +53,9 @@ class CpuBackend final : public Backend {
     return DeviceBuffer(this, static_cast<std::byte*>(data), bytes);
   }
   int64_t allocated_bytes() const override { return allocated_bytes_; }
+  int64_t MemoryBudget(const LlamaHyperparameters&, int64_t, int64_t) const override {
+    return limit_bytes_;
+  }
 
   absl::StatusOr<Weight> LoadWeight(const TensorView& tensor) override {
     Weight weight = {.dtype = tensor.dtype, .rows = tensor.rows, .cols = tensor.cols, .storage = {}};
@@ -65,7 +69,21 @@ class CpuBackend final : public Backend {
     std::memcpy(device, host.data(), host.size());
   }
   absl::Status MapHostMemory(std::span<std::byte>) override { return absl::OkStatus(); }
-  void Synchronize() override {}
+  void Synchronize() override { AwaitAside(); }
+  bool host_memory_is_far() const override { return host_memory_is_far_; }
+  void Copy(std::span<const CopyPiece> pieces) override {
+    for (const CopyPiece& piece : pieces) {
+      std::memcpy(piece.to, piece.from, static_cast<size_t>(piece.bytes));
+    }
+  }
+  void CopyAside(std::span<const CopyPiece> pieces) override {
+    if (!host_memory_is_far_) return Copy(pieces);
+    aside_.insert(aside_.end(), pieces.begin(), pieces.end());
+  }
+  void AwaitAside() override {
+    Copy(aside_);
+    aside_.clear();
+  }
   const std::byte* Stage(std::span<const std::byte> rows) override { return rows.data(); }
   std::span<const float> ReadBack(std::span<const float> device, std::vector<float>*) override {
     return device;
@@ -196,6 +214,8 @@ class CpuBackend final : public Backend {
   const int64_t limit_bytes_;
   int64_t allocated_bytes_ = 0;
   const bool rings_doorbell_;
+  const bool host_memory_is_far_;
+  std::vector<CopyPiece> aside_;  // put off
   HostDoorbell doorbell_;
   const CpuKernels& kernels_;
   ThreadPool pool_;

@@ -40,7 +40,9 @@ absl::StatusOr<std::unique_ptr<MeasuredModel>> MeasuredModel::Create(
                                                          .host_threads = options.threads,
                                                          .module = options.cuda_module}));
   } else {
-    TS_ASSIGN_OR_RETURN(made->backend, MakeCpuBackend({.threads = options.threads}));
+    TS_ASSIGN_OR_RETURN(
+        made->backend,
+        MakeCpuBackend({.threads = options.threads, .far_host_memory = options.far_host_memory}));
   }
   TS_ASSIGN_OR_RETURN(made->model,
                       LoadLlama(*made->file, made->backend.get(), options.context_tokens, nullptr));

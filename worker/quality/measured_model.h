@@ -27,6 +27,7 @@ struct MeasuredModelOptions {
   int threads = 0;                         // 0: one per core
   bool cuda = false;                       // on device 0
   std::string cuda_module = {};            // empty: the one beside this program
+  bool far_host_memory = false;            // of CpuBackendOptions
   int64_t context_tokens = 8192;           // the longest sequence: sizes the table of rotations
   int64_t arena_bytes = int64_t{1} << 30;  // see MeasuredModel::ArenaBytes
   int32_t decode_rows = 1;                 // sequences of one step at most, kMaxDecodeRows

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "tests/worker/cache/cache_rig.h"
+#include "worker/cache/resident_window.h"
 
 namespace tailor {
 namespace {
@@ -70,6 +71,28 @@ TEST_F(FullCacheTest, ExtendReadsOnlyWhatIsNew) {
   ASSERT_TRUE(cache.Extend(Rows(300, 3)).ok());
   EXPECT_EQ(Attend(cache, 150).values, before.values);
   ExpectAttended(Attend(cache, 300), AttendReference(TestQuery(), 1, Positions(0, 300)));
+}
+
+// What one Extend makes room for is one segment of a head: the tables of 128k tokens stay small.
+TEST_F(FullCacheTest, AHeadHasASegmentForEachTimePagesWereReserved) {
+  FullCache cache(rig_.ops.get(), 1, rig_.pool.shape());
+  ASSERT_TRUE(cache.Extend(Rows(200, 2)).ok());
+  ASSERT_TRUE(cache.Extend(Rows(200, 5)).ok());
+  for (const auto& [tokens, segments] : {std::pair{200, 1}, {256, 1}, {257, 2}, {640, 2}}) {
+    (void)Attend(cache, tokens);
+    for (int32_t head = 0; head < kHeads; ++head) {
+      EXPECT_EQ(scratch_.segments[head].size(), static_cast<size_t>(segments)) << tokens;
+    }
+  }
+}
+
+TEST_F(FullCacheTest, WhereMemoryHasNoHoleForAllPagesTheyComeInSmallerBlocks) {
+  const int64_t page = ResidentWindow::PageBytes(kHeads, kHeadDim);
+  CacheRig small(TestPolicy(), 4 * page);
+  FullCache cache(small.ops.get(), 1, rig_.pool.shape());
+  EXPECT_EQ(cache.Extend(Rows(0, 5)).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(cache.bytes().resident, 4 * page) << "2, 1 and 1 pages: as much as there is";
+  EXPECT_TRUE(cache.Extend(Rows(512, 4)).ok());
 }
 
 TEST_F(FullCacheTest, ItHoldsThePagesThatAreReservedAndNoMore) {

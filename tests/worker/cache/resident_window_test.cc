@@ -73,19 +73,21 @@ TEST_F(ResidentWindowTest, SegmentsOfNothingAreNone) {
   EXPECT_TRUE(segments.empty());
 }
 
-TEST_F(ResidentWindowTest, LoadCopiesPartOfAPageOfEveryHeadAndLeavesTheRest) {
+TEST_F(ResidentWindowTest, CopiesBringTheLastTokensOfEveryHeadAndLeaveTheRest) {
   CacheRig rig;
   const SequenceGrant grant = *rig.client->OpenSequence({.tenant = "t", .name = "s"}, kFirstToken);
-  const auto pages = *rig.client->ReservePages(grant.handle, 2);
-  for (int64_t t = 0; t < 256; ++t) WriteToken(rig.pool, pages[t / kPageTokens], t, 0, 1);
+  const auto pages = *rig.client->ReservePages(grant.handle, 3);
+  for (int64_t t = 0; t < 384; ++t) WriteToken(rig.pool, pages[t / kPageTokens], t, 0, 1);
   ResidentWindow window(ops_.get(), kHeads, kHeadDim);
   ASSERT_TRUE(window.EnsureSlots(2).ok());
-  window.Load(rig.pool, 1, pages[1], 130, 200);
+  CopyList copies;
+  window.AddCopies({.pool = &rig.pool, .pages = pages, .tokens = 300}, 1, 130, &copies);
+  ops_->Copy(copies.pieces());
   for (int32_t head = 0; head < kHeads; ++head) {
-    for (int64_t t = 128; t < 256; ++t) {
+    for (int64_t t = 128; t < 384; ++t) {
       std::vector<BFloat16> got(kRowElements);
       ops_->Download(window.Row(head, t), std::as_writable_bytes(std::span(got)));
-      const bool loaded = t >= 130 && t < 200;
+      const bool loaded = t >= 130 && t < 300;
       EXPECT_EQ(got, loaded ? KnownRow(1, head, t) : std::vector<BFloat16>(kRowElements)) << t;
     }
   }

@@ -112,6 +112,37 @@ TEST(BackendTest, AThreadCountOutOfRangeIsRefusedWithItsLimit) {
   }
 }
 
+TEST(BackendTest, ACopyMovesItsPiecesAndNothingBeside) {
+  auto ops = MakeBackend(0);
+  const DeviceBuffer device = *ops->Allocate(96);
+  std::vector<std::byte> host(96), back(96);
+  for (size_t i = 0; i < host.size(); ++i) host[i] = static_cast<std::byte>(i + 1);
+  const CopyPiece in[] = {{host.data(), device.data() + 64, 16},
+                          {host.data() + 32, device.data(), 32}};
+  ops->Copy(in);
+  ops->Download(device.data(), back);
+  std::vector<std::byte> want(96);
+  std::copy_n(host.begin() + 32, 32, want.begin());
+  std::copy_n(host.begin(), 16, want.begin() + 64);
+  EXPECT_EQ(back, want);
+}
+
+TEST(BackendTest, AFarMemorysCopyAsideComesNoSoonerThanItMust) {
+  for (const bool synchronizes : {false, true}) {
+    auto ops = *MakeCpuBackend({.threads = 1, .far_host_memory = true});
+    EXPECT_TRUE(ops->host_memory_is_far());
+    const DeviceBuffer device = *ops->Allocate(32);
+    std::vector<std::byte> host(32, std::byte{1}), got(32);
+    const CopyPiece piece = {host.data(), device.data(), 32};
+    ops->CopyAside(std::span(&piece, 1));
+    ops->Download(device.data(), got);
+    EXPECT_EQ(got, std::vector<std::byte>(32)) << "it may be late, so here it is";
+    synchronizes ? ops->Synchronize() : ops->AwaitAside();
+    ops->Download(device.data(), got);
+    EXPECT_EQ(got, host);
+  }
+}
+
 TEST(BackendTest, RunOnHostRunsEveryUnitOnceOnAWorkerThatExists) {
   for (const int threads : {1, 2, 3}) {
     auto ops = *MakeCpuBackend({.threads = threads});

@@ -5,9 +5,15 @@
 
 #include "common/status.h"
 #include "worker/ops/cuda/cuda_weight.h"
+#include "worker/ops/cuda/own_memory.h"
 
 namespace tailor::cuda {
 namespace {
+
+static_assert(kRingBytes == ArgumentRing::DeviceBytes() &&
+              kStageBytes == CudaContext::kStageBytes && kScratchLanes == StepRecorder::kLanes &&
+              kFirstStepBytes == StepArguments::kFirstBytes &&
+              kMostStepBytes == StepArguments::kMostBytes);
 
 // Rows of F32 weights never go through the tensor cores: what a file keeps in F32 is meant exactly.
 bool IsSkinny(int64_t rows, WeightType type) {
@@ -27,7 +33,7 @@ Rows<T> PartOf(const Rows<T>& x, int32_t first, int32_t count) {
 
 }  // namespace
 
-CudaBackend::CudaBackend(std::unique_ptr<CudaContext> context, int host_threads,
+CudaBackend::CudaBackend(std::unique_ptr<CudaContext> context, CudaCopies copies, int host_threads,
                          const std::string& blas_library)
     : context_(std::move(context)),
       many_rows_(context_.get(), blas_library),
@@ -36,11 +42,15 @@ CudaBackend::CudaBackend(std::unique_ptr<CudaContext> context, int host_threads,
       select_(context_.get()),
       doorbell_(context_.get()),
       logits_(context_.get()),
-      host_(host_threads) {}
+      copies_(std::move(copies)),
+      host_(host_threads) {
+  TS_CHECK(own_bytes_ <= kStartBytes);
+}
 
 CudaBackend::~CudaBackend() {
   context_->Bind();
   (void)cudaStreamSynchronize(context_->stream().Direct());
+  (void)copies_.Synchronize();
   // The owner of the memory may have unmapped it already: an error says nothing new.
   for (const std::span<std::byte> range : mapped_) (void)cudaHostUnregister(range.data());
 }
@@ -69,6 +79,12 @@ MemoryUse CudaBackend::TakeMemoryUse() {
   }
   pool.StartPeaks();
   return use;
+}
+
+int64_t CudaBackend::MemoryBudget(const LlamaHyperparameters& model, int64_t rows,
+                                  int64_t tokens) const {
+  return context_->pool().capacity() - own_bytes_ -
+         LaterBytes(model, rows, tokens, context_->multiprocessors());
 }
 
 void CudaBackend::Free(std::byte* data, int64_t) { context_->recorder().Free(data); }
@@ -129,6 +145,7 @@ bool CudaBackend::IsMapped(std::span<const std::byte> host) const {
 void CudaBackend::Synchronize() {
   context_->Bind();
   context_->Synchronize();
+  CheckCuda(copies_.Synchronize(), "cudaStreamSynchronize of copies aside");
 }
 
 const std::byte* CudaBackend::Stage(std::span<const std::byte> rows) {

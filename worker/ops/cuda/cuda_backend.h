@@ -10,6 +10,7 @@
 #include "worker/ops/backend.h"
 #include "worker/ops/cuda/cuda_attention.h"
 #include "worker/ops/cuda/cuda_context.h"
+#include "worker/ops/cuda/cuda_copies.h"
 #include "worker/ops/cuda/cuda_doorbell.h"
 #include "worker/ops/cuda/cuda_logits.h"
 #include "worker/ops/cuda/cuda_select.h"
@@ -20,7 +21,7 @@ namespace tailor::cuda {
 class CudaBackend final : public Backend {
  public:
   // `blas_library`: ManyRows' file.
-  CudaBackend(std::unique_ptr<CudaContext> context, int host_threads,
+  CudaBackend(std::unique_ptr<CudaContext> context, CudaCopies copies, int host_threads,
               const std::string& blas_library);
   ~CudaBackend() override;
 
@@ -30,11 +31,17 @@ class CudaBackend final : public Backend {
   absl::StatusOr<DeviceBuffer> Allocate(int64_t bytes, MemoryKind kind) override;
   int64_t allocated_bytes() const override { return context_->pool().asked_bytes() - own_bytes_; }
   MemoryUse TakeMemoryUse() override;
+  int64_t MemoryBudget(const LlamaHyperparameters& model, int64_t rows,
+                       int64_t tokens) const override;
   absl::StatusOr<Weight> LoadWeight(const TensorView& tensor) override;
   void Download(const void* device, std::span<std::byte> host) override;
   void Upload(std::span<const std::byte> host, void* device) override;
   absl::Status MapHostMemory(std::span<std::byte> host) override;
   void Synchronize() override;
+  bool host_memory_is_far() const override { return true; }
+  void Copy(std::span<const CopyPiece> pieces) override { copies_.Copy(pieces); }
+  void CopyAside(std::span<const CopyPiece> pieces) override { copies_.CopyAside(pieces); }
+  void AwaitAside() override { copies_.AwaitAside(); }
   const std::byte* Stage(std::span<const std::byte> rows) override;
   std::span<const float> ReadBack(std::span<const float> device, std::vector<float>* room) override;
   DeviceSelect* device_select() override { return &select_; }
@@ -94,6 +101,7 @@ class CudaBackend final : public Backend {
   CudaSelect select_;
   CudaDoorbell doorbell_;
   CudaLogits logits_;
+  CudaCopies copies_;
   ThreadPool host_;
   std::vector<std::span<std::byte>> mapped_;
 };

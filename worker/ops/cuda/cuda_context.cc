@@ -6,11 +6,11 @@
 #include <cstring>
 
 #include "common/status.h"
+#include "worker/ops/cuda/own_memory.h"
 
 namespace tailor::cuda {
 namespace {
 
-constexpr int64_t kScratchBytes = int64_t{32} << 20;  // taken at start: a small budget fails there
 constexpr int kWorkspace = 0;                         // MemoryKind::kWorkspace
 
 // TAILOR_CUDA_GRAPHS=off: steps are enqueued op by op, for comparison and in search of a fault.
@@ -106,10 +106,10 @@ absl::StatusOr<std::unique_ptr<CudaContext>> CudaContext::Make(const CudaModuleO
       context->recorder_,
       StepRecorder::Make(context->pool_.get(), context->stream_.get(), GraphsOfEnvironment()));
   TS_ASSIGN_OR_RETURN(context->stage_, context->pool_->Allocate(kStageBytes, kWorkspace));
-  TS_ASSIGN_OR_RETURN(std::byte * probe, context->pool_->Allocate(kScratchBytes, kWorkspace));
+  TS_ASSIGN_OR_RETURN(std::byte * probe, context->pool_->Allocate(kFirstScratchBytes, kWorkspace));
   context->pool_->Free(probe);
   context->scratch().Begin();
-  context->scratch().Take<std::byte>(kScratchBytes, *context);
+  context->scratch().Take<std::byte>(kFirstScratchBytes, *context);
   return context;
 }
 

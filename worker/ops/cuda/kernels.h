@@ -92,6 +92,18 @@ void LaunchRopeRows(const int32_t* positions, const RopeRef& table, Rows<float> 
                     Rows<const float> v, uint16_t* const* rows, uint16_t* const* more_rows,
                     CudaStreamRef stream);
 
+// --- copy.cu ---
+inline constexpr int64_t kCopyTileBytes = 16 << 10;
+// CopyPiece, and how many tiles of its launch are of pieces before it.
+struct CopyRef {
+  const void* from = nullptr;
+  void* to = nullptr;
+  int64_t bytes = 0;
+  int32_t first_tile = 0;
+};
+void LaunchCopy(const CopyRef* pieces, int32_t count, int32_t tiles, int32_t blocks,
+                CudaStreamRef stream);
+
 // --- doorbell.cu ---
 // query [count] = q, then *rung = number, which whoever sees it finds the query after. Both in
 // mapped memory of the host.

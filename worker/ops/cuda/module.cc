@@ -41,8 +41,10 @@ absl::Status Probe(int32_t device) {
 absl::StatusOr<std::unique_ptr<CudaBackend>> Create(const CudaModuleOptions& options) {
   TS_RETURN_IF_ERROR(Probe(options.device));
   TS_ASSIGN_OR_RETURN(auto context, CudaContext::Make(options));
+  TS_ASSIGN_OR_RETURN(CudaCopies copies, CudaCopies::Make(context.get()));
   const char* blas_library = std::getenv(kBlasLibraryVariable);
-  return std::make_unique<CudaBackend>(std::move(context), std::max(1, options.host_threads),
+  return std::make_unique<CudaBackend>(std::move(context), std::move(copies),
+                                       std::max(1, options.host_threads),
                                        blas_library != nullptr ? blas_library : "");
 }
 

@@ -10,7 +10,7 @@ namespace tailor {
 
 class Backend;
 
-inline constexpr uint32_t kCudaModuleVersion = 5;
+inline constexpr uint32_t kCudaModuleVersion = 6;
 
 struct CudaModuleOptions {
   int32_t device = 0;
