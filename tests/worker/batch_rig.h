@@ -164,11 +164,13 @@ struct BatchRig {
                       .head_dim = shape.head_dim,
                       .sparse_layers = policy.SparseLayers(shape.layers)},
             .max_bytes = 0};
+    auto made_client = MakeClient(setup.way);
+    client = made_client.get();
     auto made = Engine::Create(
         {.prefill_chunk_tokens = 512, .max_decode_rows = setup.max_decode_rows}, std::move(model),
         policy,
         *MakeCpuBackend({.threads = setup.threads, .doorbell = setup.way == Way::kDoorbell}),
-        MakeClient(setup.way));
+        std::move(made_client));
     TS_CHECK(made.ok());
     engine = *std::move(made);
   }
@@ -192,6 +194,7 @@ struct BatchRig {
   std::shared_ptr<PageStore> store;
   std::unique_ptr<ServedPageStore> served;
   std::unique_ptr<ShmServer> server;
+  KvClient* client = nullptr;      // the engine's; on its thread
   std::unique_ptr<Engine> engine;  // last: ends first
 };
 

@@ -130,10 +130,9 @@ TEST_F(BatchedDecodeTest, ACancelledTurnLeavesTheBatchAndTheOthersAsTheyWere) {
   }
 }
 
-// Every row of the sealed pages that begin with one of the prompt's pages is changed.
+// Changes every row of the prompt's first page where the engine's client sees it. Engine thread.
 void DamageRows(const BatchRig& rig, const std::vector<TokenId>& prompt) {
-  LocalKvClient client(rig.store);
-  const PoolView pool = *client.OpenPool(rig.spec);
+  const PoolView pool = *rig.client->OpenPool(rig.spec);
   for (int64_t p = 0; p < pool.layout().pages(); ++p) {
     const PageId page{static_cast<uint32_t>(p)};
     if (!std::equal(prompt.begin(), prompt.begin() + kPageTokens, pool.Tokens(page))) continue;
