@@ -23,9 +23,9 @@ absl::Status CheckIds(std::span<const TokenId> ids, const char* what, int32_t vo
 absl::Status CheckMemory(const TurnQuote& quote, const AdmissionLimits& limits,
                          const TurnQuote& running) {
   const auto refusal = [](int64_t needed, const char* what, int64_t limit, int64_t taken) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("turn needs ", needed, " bytes of ", what, ", ", limit - taken, " of ", limit,
-                     " are not taken by running turns"));
+    return absl::ResourceExhaustedError(absl::StrCat("turn needs ", needed, " bytes of ", what,
+                                                     ", ", limit - taken, " of ", limit,
+                                                     " are not taken by running turns"));
   };
   if (limits.worker_memory_bytes > 0 &&
       running.kv_bytes + quote.kv_bytes > limits.worker_memory_bytes) {
@@ -51,8 +51,8 @@ int64_t TurnTokens(const TurnRequest& request) {
   return static_cast<int64_t>(request.history.size()) + request.max_new_tokens - 1;
 }
 
-// A prefill's bytes fall with the past, those of the past's sketch grow by pages: the most is at one
-// of the ends. The sketch of the tokens themselves comes when the prefill's bytes have gone.
+// A prefill's bytes fall with the past, those of the past's sketch grow by pages: the most is at
+// one of the ends. The sketch of the tokens themselves comes when the prefill's bytes have gone.
 TurnQuote QuoteTurn(const TurnRequest& request, const AdmissionLimits& limits,
                     const LayerPolicy& policy, const PoolShape& shape) {
   const auto quote = [&](int64_t tokens) {
@@ -63,15 +63,15 @@ TurnQuote QuoteTurn(const TurnRequest& request, const AdmissionLimits& limits,
   const int64_t unsealed = (history - 1 - policy.WindowTokens()) % kPageTokens;
   TurnQuote turn = {.kv_bytes = kv.total()};
   for (const int64_t past : {int64_t{0}, history - 1 - std::max<int64_t>(0, unsealed)}) {
-    const int64_t bytes = Prefill::Bytes(shape, limits.hidden, past, history,
-                                         limits.host_memory_is_far);
+    const int64_t bytes =
+        Prefill::Bytes(shape, limits.hidden, past, history, limits.host_memory_is_far);
     turn.prefill_bytes = std::max(turn.prefill_bytes, bytes - kv.sketch + quote(past).sketch);
   }
   return turn;
 }
 
-AdmissionLimits AdmissionLimits::Of(const EngineOptions& options,
-                                    const LlamaHyperparameters& model, const Backend& backend) {
+AdmissionLimits AdmissionLimits::Of(const EngineOptions& options, const LlamaHyperparameters& model,
+                                    const Backend& backend) {
   return {.context_tokens = options.context_tokens > 0
                                 ? std::min(options.context_tokens, model.context_tokens)
                                 : model.context_tokens,

@@ -57,8 +57,7 @@ int64_t TurnTokens(const TurnRequest& request);
 // `running`: of the turns already admitted; idle sequences give way and do not count.
 // Errors: InvalidArgument (ids, limits), ResourceExhausted (memory).
 absl::Status AdmitTurn(const TurnRequest& request, const AdmissionLimits& limits,
-                       const LayerPolicy& policy, const PoolShape& shape,
-                       const TurnQuote& running);
+                       const LayerPolicy& policy, const PoolShape& shape, const TurnQuote& running);
 
 // Whatever part of the history the store should turn out to keep.
 TurnQuote QuoteTurn(const TurnRequest& request, const AdmissionLimits& limits,

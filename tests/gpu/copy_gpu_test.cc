@@ -11,7 +11,7 @@
 namespace tailor {
 namespace {
 
-constexpr int64_t kTile = 16 << 10;  // of the kernel
+constexpr int64_t kTile = 16 << 10;   // of the kernel
 constexpr int64_t kEngine = 1 << 20;  // longer pieces take another way
 
 enum class Way { kToDevice, kToHost, kOnDevice };
@@ -90,9 +90,9 @@ class CopyGpuTest : public GpuTest {
 };
 
 TEST_F(CopyGpuTest, PiecesOfEverySizeArriveWholeAndAlone) {
-  const std::vector<int64_t> sizes = {16,         32,        496,        kTile - 16,
-                                      kTile,      kTile + 16, 0,         3 * kTile + 48,
-                                      kEngine - 16, kEngine,  kEngine + 16, 16};
+  const std::vector<int64_t> sizes = {
+      16,           32,      496,          kTile - 16, kTile, kTile + 16, 0, 3 * kTile + 48,
+      kEngine - 16, kEngine, kEngine + 16, 16};
   uint64_t seed = 1;
   for (const Way way : {Way::kToDevice, Way::kToHost, Way::kOnDevice}) {
     for (const bool aside : {false, true}) ExpectCopied(sizes, way, aside, ++seed);
@@ -138,7 +138,8 @@ TEST_F(CopyGpuTest, ACopyAsideKeepsItsListHoweverMuchTheOpsPut) {
 // What an op wrote before is what goes out, and what comes in is what an op after the wait reads.
 TEST_F(CopyGpuTest, CopiesAsideFollowTheOpsBeforeAndTheOpsAfterTheWaitFollowThem) {
   constexpr int64_t kCols = 64, kRows = 32;
-  const DeviceMatrix q(*ops_, RandomMatrix(kRows, kCols, 1)), k(*ops_, RandomMatrix(kRows, kCols, 2));
+  const DeviceMatrix q(*ops_, RandomMatrix(kRows, kCols, 1)),
+      k(*ops_, RandomMatrix(kRows, kCols, 2));
   const DeviceBuffer rows = *ops_->Allocate(kRows * 2 * kCols * sizeof(BFloat16));
   std::vector<BFloat16*> places;
   for (int64_t i = 0; i < kRows; ++i) places.push_back(rows.As<BFloat16>() + i * 2 * kCols);

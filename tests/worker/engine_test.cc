@@ -154,10 +154,10 @@ TEST_F(EngineTest, TokensDoNotDependOnThreadsChunkOrSelector) {
   const Outcome want = Run(*MakeEngine(), Request("base", prompt, 40));
   ASSERT_TRUE(want.result.ok()) << want.result.status();
   const std::vector<Variant> setups = {{.threads = 2},
-                                     {.threads = 3, .chunk = 17},
-                                     {.chunk = 700},
-                                     {.selector = Selector::kStore},
-                                     {.chunk = 96, .far_host_memory = true}};
+                                       {.threads = 3, .chunk = 17},
+                                       {.chunk = 700},
+                                       {.selector = Selector::kStore},
+                                       {.chunk = 96, .far_host_memory = true}};
   for (size_t i = 0; i < setups.size(); ++i) {
     store_ = MakeStore(int64_t{96} << 20);
     const Outcome got = Run(*MakeEngine(setups[i]), Request("base", prompt, 40));
@@ -538,8 +538,8 @@ TEST_F(EngineTest, ATurnThatDeviceMemoryHoldsToTheByteRunsAndWithOneLessIsRefuse
     constexpr int64_t kSmall = int64_t{6} << 20;
     Variant setup = {.check_every_tokens = 0, .far_host_memory = true};
     setup.device_memory_bytes = kSmall;
-    const auto [needed, free_bytes, left] =
-        BytesOf(Run(*MakeEngine(setup), Request("s", RandomIds(8000, 52), 20, mode)).result.status());
+    const auto [needed, free_bytes, left] = BytesOf(
+        Run(*MakeEngine(setup), Request("s", RandomIds(8000, 52), 20, mode)).result.status());
     EXPECT_EQ(free_bytes, left) << "nothing runs";
     EXPECT_GT(needed, left);
     setup.device_memory_bytes = kSmall - left + 1;  // of the model alone, and one
@@ -582,10 +582,9 @@ TEST_F(EngineTest, AModelThatLeavesNoDeviceMemoryForTurnsIsRefused) {
       LayerPolicy::Default("tiny", (*model)->fingerprint(), (*model)->hyperparameters());
   for (int64_t bytes = 64 << 10;; bytes += 64 << 10) {
     model = ModelFile::Open(*scratch_ / "tiny.gguf");
-    const auto engine =
-        Engine::Create({}, *std::move(model), policy,
-                       *MakeCpuBackend({.threads = 1, .memory_limit_bytes = bytes}),
-                       std::make_unique<LocalKvClient>(store_));
+    const auto engine = Engine::Create({}, *std::move(model), policy,
+                                       *MakeCpuBackend({.threads = 1, .memory_limit_bytes = bytes}),
+                                       std::make_unique<LocalKvClient>(store_));
     if (engine.ok()) break;  // of any size: a refusal, never a crash
     EXPECT_EQ(engine.status().code(), absl::StatusCode::kResourceExhausted);
     ASSERT_LT(bytes, int64_t{64} << 20);

@@ -7,7 +7,8 @@
 namespace tailor {
 
 int64_t StepBuffers::Layout(const LlamaHyperparameters& m, int64_t batch, float* base) {
-  const int64_t q_cols = int64_t{m.q_heads} * m.head_dim, kv_cols = int64_t{m.kv_heads} * m.head_dim;
+  const int64_t q_cols = int64_t{m.q_heads} * m.head_dim,
+                kv_cols = int64_t{m.kv_heads} * m.head_dim;
   const int64_t room = std::max(rows, batch);
   float* next = base;
   const auto take = [&](int64_t r, int64_t c) {

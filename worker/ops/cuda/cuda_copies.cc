@@ -73,11 +73,10 @@ void CudaCopies::CopyAside(std::span<const CopyPiece> pieces) {
   const CudaStreamRef aside(aside_.get());
   CheckCuda(cudaEventRecord(ops_done_.get(), context_->stream().Direct()), "cudaEventRecord");
   CheckCuda(cudaStreamWaitEvent(aside_.get(), ops_done_.get(), 0), "cudaStreamWaitEvent");
-  Run(pieces, kAsideBlocks, aside,
-      [&](std::span<const CopyRef> list) {
-        return reinterpret_cast<const CopyRef*>(
-            aside_arguments_.Put(std::as_bytes(list), aside_.get()));
-      });
+  Run(pieces, kAsideBlocks, aside, [&](std::span<const CopyRef> list) {
+    return reinterpret_cast<const CopyRef*>(
+        aside_arguments_.Put(std::as_bytes(list), aside_.get()));
+  });
   pending_ = true;
 }
 

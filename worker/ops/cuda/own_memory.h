@@ -8,12 +8,12 @@
 
 namespace tailor::cuda {
 
-inline constexpr int64_t kRingBytes = int64_t{8} << 20;    // arguments; a second ring beside the ops
-inline constexpr int64_t kStageBytes = int64_t{16} << 20;  // rows of the host's memory
+inline constexpr int64_t kRingBytes = int64_t{8} << 20;  // arguments; a second ring beside the ops
+inline constexpr int64_t kStageBytes = int64_t{16} << 20;         // rows of the host's memory
 inline constexpr int64_t kFirstScratchBytes = int64_t{32} << 20;  // a small budget fails at start
 inline constexpr int64_t kFirstStepBytes = int64_t{1} << 20;      // tables of a recorded step
 inline constexpr int64_t kMostStepBytes = int64_t{64} << 20;
-inline constexpr int64_t kManyRowsBytes = int64_t{80} << 20;      // products of many rows
+inline constexpr int64_t kManyRowsBytes = int64_t{80} << 20;  // products of many rows
 inline constexpr int kScratchLanes = 4;
 
 // Taken at start, at most.
