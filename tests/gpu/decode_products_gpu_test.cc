@@ -1,4 +1,5 @@
-// Products of few rows on the device: each input meets its own weight, and a row's bits are its own.
+// Products of few rows on the device: each input meets its own weight, and a row's bits are its
+// own.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -14,9 +15,9 @@ namespace {
 
 class DecodeProductsGpuTest : public GpuTest {};
 
-// Each row of x is zero but for one input: the product is that weight times that input with all its 24
-// bits, whatever the order of inputs. Roundings: the sum's, two of the scale and the minimum each, and
-// the weight's in the reference; a cut one counts twice.
+// Each row of x is zero but for one input: the product is that weight times that input with all its
+// 24 bits, whatever the order of inputs. Roundings: the sum's, two of the scale and the minimum
+// each, and the weight's in the reference; a cut one counts twice.
 TEST_F(DecodeProductsGpuTest, EveryInputMeetsItsWeightWithAllItsBits) {
   constexpr int64_t kOutputs = 20, kRows = 16;
   for (const DType dtype : kAllDTypes) {
@@ -66,7 +67,8 @@ TEST_F(DecodeProductsGpuTest, ARowHasTheSameBitsAloneAndInEveryBatchOf2To16) {
   }
 }
 
-// Rows as a step has them, aligned, are read where they lie; those of a DeviceMatrix are packed first.
+// Rows as a step has them, aligned, are read where they lie; those of a DeviceMatrix are packed
+// first.
 TEST_F(DecodeProductsGpuTest, AlignedRowsAreReadInPlaceAndNotBeyondTheirEnd) {
   constexpr int64_t kOutputs = 35, kRows = 11, kBeside = 4;
   for (const DType dtype : kAllDTypes) {

@@ -46,7 +46,8 @@ inline bool OnTensorCoresExactly(DType dtype, int64_t rows) {
   const char* products = std::getenv("TAILOR_CUDA_PRODUCTS");
   const bool taken = dtype == DType::kBF16 || dtype == DType::kQ8_0 || dtype == DType::kQ4_0 ||
                      dtype == DType::kQ4_1;
-  return !TestsRunOnCpu() && rows <= 16 && taken && (products == nullptr || std::string(products) != "fma");
+  return !TestsRunOnCpu() && rows <= 16 && taken &&
+         (products == nullptr || std::string(products) != "fma");
 }
 
 // A sum of n products: n + 2 roundings of the terms' magnitudes. Beyond 16 rows both inputs of each

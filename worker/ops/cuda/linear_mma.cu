@@ -1,16 +1,17 @@
-// Products of up to kSkinnyRows rows on tensor cores, bound by reading the weights, for formats whose
-// codes are exact in bf16. Weights are the left operand (16 outputs), rows of x the right one (8).
+// Products of up to kSkinnyRows rows on tensor cores, bound by reading the weights, for formats
+// whose codes are exact in bf16. Weights are the left operand (16 outputs), rows of x the right one
+// (8).
 //
-// A warp reads 16 (or 32) weight rows: lane l takes 16 bytes of rows l / 4 and l / 4 + 8, so that a quad
-// of lanes holds 64 bytes of a row: a group of 1, 2 or 4 blocks of 32 inputs. Which input is which k of
-// an instruction is free as long as both operands agree: each format has the order in which its bytes
-// are fragments (`Codes`). The block's eight warps take every eighth group, so each value of x is
-// needed by one warp alone, and by the very lane that needs it as a fragment: x comes from global
-// memory into registers, as three bf16 parts whose sum it is exactly.
+// A warp reads 16 (or 32) weight rows: lane l takes 16 bytes of rows l / 4 and l / 4 + 8, so that a
+// quad of lanes holds 64 bytes of a row: a group of 1, 2 or 4 blocks of 32 inputs. Which input is
+// which k of an instruction is free as long as both operands agree: each format has the order in
+// which its bytes are fragments (`Codes`). The block's eight warps take every eighth group, so each
+// value of x is needed by one warp alone, and by the very lane that needs it as a fragment: x comes
+// from global memory into registers, as three bf16 parts whose sum it is exactly.
 //
 // Sums: each block of 32 inputs has an accumulator of its own, parts from low to high; a warp adds
-// blocks in order (with their scale), then warp after warp. Nothing of this depends on the number of
-// rows, of outputs or of tiles: a row alone and in a batch have the same bits
+// blocks in order (with their scale), then warp after warp. Nothing of this depends on the number
+// of rows, of outputs or of tiles: a row alone and in a batch have the same bits
 // (docs/decisions/0013-decode-products.md).
 #include <type_traits>
 
@@ -34,8 +35,8 @@ __device__ __forceinline__ void Exchange(uint32_t& low, uint32_t& high, unsigned
 }
 
 // kBlocks: blocks of 32 inputs in a group. Share: the quad's lanes exchange words, so that each has
-// 4 / kBlocks words of each block. Pairs: those words as four registers of two inputs. A lane's eight
-// inputs of a block are four from First and four from kSecondFour further on.
+// 4 / kBlocks words of each block. Pairs: those words as four registers of two inputs. A lane's
+// eight inputs of a block are four from First and four from kSecondFour further on.
 template <WeightType Type>
 struct Codes;
 
@@ -69,7 +70,8 @@ struct Codes<WeightType::kQ8_0> {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const uint32_t bytes = words[i / 2] >> (8 * (i % 2));
-      pairs[i] = FmaPairs(AndOr(bytes, 0x00800080u, k128), kMinusOne, AndOr(bytes, 0x007f007fu, k128));
+      pairs[i] =
+          FmaPairs(AndOr(bytes, 0x00800080u, k128), kMinusOne, AndOr(bytes, 0x007f007fu, k128));
     }
   }
 };
@@ -118,7 +120,9 @@ struct RowsOfOne {
 struct RowsOfTwo {
   const WeightRef &gate, &up;
   int32_t first;
-  __device__ __forceinline__ const WeightRef& weight(int tile) const { return tile == 0 ? gate : up; }
+  __device__ __forceinline__ const WeightRef& weight(int tile) const {
+    return tile == 0 ? gate : up;
+  }
   __device__ __forceinline__ int32_t row(int) const { return first; }
 };
 
@@ -128,8 +132,8 @@ __device__ __forceinline__ void LoadGroup(const Tiles& tiles, int32_t blocks, in
   const auto lane = static_cast<int32_t>(threadIdx.x % 32);
   const int32_t piece = 4 * group + lane % 4;
   // Of a row; bf16 rows may end within a block.
-  const int32_t pieces = Codes<Type>::kScaled ? blocks * (4 / Codes<Type>::kBlocks)
-                                              : tiles.weight(0).pieces;
+  const int32_t pieces =
+      Codes<Type>::kScaled ? blocks * (4 / Codes<Type>::kBlocks) : tiles.weight(0).pieces;
   const bool inside = piece < pieces;
 #pragma unroll
   for (int t = 0; t < kTiles; ++t) {
@@ -143,7 +147,8 @@ __device__ __forceinline__ void LoadGroup(const Tiles& tiles, int32_t blocks, in
       if constexpr (Codes<Type>::kScaled) {
         const uint32_t block = static_cast<uint32_t>(index) / (4 / Codes<Type>::kBlocks);
         using Scale = std::conditional_t<kHasMinimum<Type>, uint32_t, uint16_t>;
-        out->scales[t][half] = inside ? __ldg(static_cast<const Scale*>(w.scales) + block) : Scale{0};
+        out->scales[t][half] =
+            inside ? __ldg(static_cast<const Scale*>(w.scales) + block) : Scale{0};
       }
     }
   }
@@ -172,7 +177,8 @@ __device__ __forceinline__ void LoadInputs(const float* const (&rows)[kColumnTil
 
 // parts[2] + parts[1] + parts[0] is the value, each its highest 8 bits of significand: a float has
 // 24. Cut, not rounded: a large value stays finite.
-__device__ __forceinline__ void SplitPair(float first, float second, uint32_t (*parts)[4], int pair) {
+__device__ __forceinline__ void SplitPair(float first, float second, uint32_t (*parts)[4],
+                                          int pair) {
 #pragma unroll
   for (int part = kParts - 1; part >= 0; --part) {
     const uint32_t a = FloatBits(first), b = FloatBits(second);
@@ -306,10 +312,19 @@ __device__ __forceinline__ void AddBlock(const Words<Type, kTiles>& w, int block
   }
 }
 
-// Groups on their way while one is multiplied, as many as registers allow: 64 bytes a lane and group
-// with two tiles, so 96 KB for two blocks that share a multiprocessor (bf16 128 KB, Q8_0 64 KB).
+// Groups on their way while one is multiplied, as many as registers allow: 64 bytes a lane and
+// group with two tiles, so 96 KB for two blocks that share a multiprocessor (bf16 128 KB, Q8_0 64
+// KB).
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int kNibblesAhead = 4;  // three groups of two tiles spill 8 bytes there
+#else
+constexpr int kNibblesAhead = 6;
+#endif
 template <WeightType Type, int kTiles>
-constexpr int kAhead = (Type == WeightType::kBF16 ? 8 : Type == WeightType::kQ8_0 ? 4 : 6) / kTiles;
+constexpr int kAhead = (Type == WeightType::kBF16   ? 8
+                        : Type == WeightType::kQ8_0 ? 4
+                                                    : kNibblesAhead) /
+                       kTiles;
 
 // Sums of one warp.
 template <WeightType Type, int kTiles, int kColumnTiles, typename Tiles>
@@ -392,7 +407,8 @@ constexpr int BlocksFor(int column_tiles) { return column_tiles == 1 ? 2 : 1; }
 
 template <WeightType Type, int kTiles, int kColumnTiles>
 __global__ void __launch_bounds__(kThreads, BlocksFor(kColumnTiles))
-    LinearMmaKernel(Rows<const float> x, const __grid_constant__ JobTable table, Epilogue epilogue) {
+    LinearMmaKernel(Rows<const float> x, const __grid_constant__ JobTable table,
+                    Epilogue epilogue) {
   constexpr int kOuts = kTiles * kTileRows, kCount = kOuts * kColumnTiles * kTileColumns;
   __shared__ float sums[kWarps * kCount];
   const auto block = static_cast<int32_t>(blockIdx.x);
@@ -470,8 +486,8 @@ void LaunchLinearMma(Rows<const float> x, const LinearJob* jobs, int32_t count, 
   });
 }
 
-void LaunchGatedMma(Rows<const float> x, const WeightRef& gate, const WeightRef& up, Rows<float> out,
-                    CudaStreamRef stream) {
+void LaunchGatedMma(Rows<const float> x, const WeightRef& gate, const WeightRef& up,
+                    Rows<float> out, CudaStreamRef stream) {
   const int32_t blocks = (gate.rows + kTileRows - 1) / kTileRows;
   DispatchMma(gate.type, [&]<WeightType Type>() {
     const auto kernel = x.rows <= kTileColumns ? GatedMmaKernel<Type, 1> : GatedMmaKernel<Type, 2>;
