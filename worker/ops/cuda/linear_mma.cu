@@ -17,91 +17,13 @@
 
 #include "worker/ops/cuda/device.cuh"
 #include "worker/ops/cuda/linear_jobs.h"
-#include "worker/ops/cuda/tensor_core.cuh"
+#include "worker/ops/cuda/mma_inputs.cuh"
 
 namespace tailor::cuda {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
-constexpr int kTileRows = 16, kTileColumns = 8;
-constexpr int kParts = 3;
-
-// Lanes whose bit `mask` is clear keep `low` and get the other's `low` as `high`; the others the
-// reverse.
-__device__ __forceinline__ void Exchange(uint32_t& low, uint32_t& high, unsigned mask) {
-  const bool upper = (threadIdx.x & mask) != 0;
-  const uint32_t got = __shfl_xor_sync(kWholeWarp, upper ? low : high, static_cast<int>(mask));
-  (upper ? low : high) = got;
-}
-
-// kBlocks: blocks of 32 inputs in a group. Share: the quad's lanes exchange words, so that each has
-// 4 / kBlocks words of each block. Pairs: those words as four registers of two inputs. A lane's
-// eight inputs of a block are four from First and four from kSecondFour further on.
-template <WeightType Type>
-struct Codes;
-
-template <>
-struct Codes<WeightType::kBF16> {
-  static constexpr int kBlocks = 1, kSecondFour = 4;
-  static constexpr bool kScaled = false, kAdjacent = true;
-  static __device__ __forceinline__ int First(int quad) { return 8 * quad; }
-  static __device__ __forceinline__ void Share(uint32_t*) {}
-  static __device__ __forceinline__ void Pairs(const uint32_t* words, uint32_t* pairs) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) pairs[i] = words[i];
-  }
-};
-
-// In bf16 128 + n is 0x4300 | n for n below 128.
-constexpr uint32_t k128 = 0x43004300u, kMinus136 = 0xc308c308u, kOne = 0x3f803f80u,
-                   kMinusOne = 0xbf80bf80u;
-
-template <>
-struct Codes<WeightType::kQ8_0> {
-  static constexpr int kBlocks = 2, kSecondFour = 4;
-  static constexpr bool kScaled = true, kAdjacent = false;
-  static __device__ __forceinline__ int First(int quad) { return 16 * (quad % 2) + 8 * (quad / 2); }
-  static __device__ __forceinline__ void Share(uint32_t* words) {
-    Exchange(words[0], words[2], 2);
-    Exchange(words[1], words[3], 2);
-  }
-  // A code is its lower seven bits less 128 if its highest is set: (128 + those) - (128 or 256).
-  static __device__ __forceinline__ void Pairs(const uint32_t* words, uint32_t* pairs) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const uint32_t bytes = words[i / 2] >> (8 * (i % 2));
-      pairs[i] =
-          FmaPairs(AndOr(bytes, 0x00800080u, k128), kMinusOne, AndOr(bytes, 0x007f007fu, k128));
-    }
-  }
-};
-
-template <>
-struct Codes<WeightType::kQ4_0> {
-  static constexpr int kBlocks = 4, kSecondFour = 16;
-  static constexpr bool kScaled = true, kAdjacent = false;
-  static __device__ __forceinline__ int First(int quad) { return 4 * quad; }
-  static __device__ __forceinline__ void Share(uint32_t* words) {
-    Exchange(words[0], words[1], 1);
-    Exchange(words[2], words[3], 1);
-    Exchange(words[0], words[2], 2);
-    Exchange(words[1], words[3], 2);
-  }
-  static __device__ __forceinline__ void Pairs(const uint32_t* words, uint32_t* pairs) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const uint32_t nibbles = words[0] >> (8 * (i % 2) + 4 * (i / 2));
-      pairs[i] = FmaPairs(AndOr(nibbles, 0x000f000fu, k128), kOne, kMinus136);
-    }
-  }
-};
-
-// Its minimum is that of codes less 8 (see Scale).
-template <>
-struct Codes<WeightType::kQ4_1> : Codes<WeightType::kQ4_0> {};
-
-template <WeightType Type>
-constexpr bool kHasMinimum = Type == WeightType::kQ4_1;
+constexpr int kTileRows = 16;
 
 // What a lane holds of a group: 16 bytes of two rows of each tile, and their block's scale.
 template <WeightType Type, int kTiles>
@@ -154,62 +76,6 @@ __device__ __forceinline__ void LoadGroup(const Tiles& tiles, int32_t blocks, in
   }
 }
 
-// A lane's eight inputs of one block, of one row of x in each tile of columns.
-template <int kColumnTiles>
-struct Inputs {
-  float value[kColumnTiles][8];
-};
-
-// rows[n]: the lane's first input of block 0.
-template <WeightType Type, int kColumnTiles>
-__device__ __forceinline__ void LoadInputs(const float* const (&rows)[kColumnTiles], int32_t block,
-                                           Inputs<kColumnTiles>* out) {
-#pragma unroll
-  for (int n = 0; n < kColumnTiles; ++n) {
-    const float* in = rows[n] + 32 * block;
-    const float4 a = __ldg(reinterpret_cast<const float4*>(in));
-    const float4 b = __ldg(reinterpret_cast<const float4*>(in + Codes<Type>::kSecondFour));
-    const float values[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
-#pragma unroll
-    for (int i = 0; i < 8; ++i) out->value[n][i] = values[i];
-  }
-}
-
-// parts[2] + parts[1] + parts[0] is the value, each its highest 8 bits of significand: a float has
-// 24. Cut, not rounded: a large value stays finite.
-__device__ __forceinline__ void SplitPair(float first, float second, uint32_t (*parts)[4],
-                                          int pair) {
-#pragma unroll
-  for (int part = kParts - 1; part >= 0; --part) {
-    const uint32_t a = FloatBits(first), b = FloatBits(second);
-    parts[part][pair] = __byte_perm(a, b, 0x7632);
-    first -= BitsFloat(a & 0xffff0000u);
-    second -= BitsFloat(b & 0xffff0000u);
-  }
-}
-
-template <WeightType Type>
-__device__ __forceinline__ void Split(const float* values, uint32_t (*parts)[4]) {
-#pragma unroll
-  for (int pair = 0; pair < 4; ++pair) {
-    const int four = pair / 2 * 4, first = Codes<Type>::kAdjacent ? 2 * (pair % 2) : pair % 2;
-    SplitPair(values[four + first], values[four + first + (Codes<Type>::kAdjacent ? 1 : 2)], parts,
-              pair);
-  }
-}
-
-// The sums of a block's inputs of rows 2 * (lane % 4) and the next of x: those of this lane's
-// accumulators.
-__device__ __forceinline__ void InputSums(const float* values, float* sums) {
-  float sum = ((values[0] + values[1]) + (values[2] + values[3])) +
-              ((values[4] + values[5]) + (values[6] + values[7]));
-  sum += __shfl_xor_sync(kWholeWarp, sum, 1);
-  sum += __shfl_xor_sync(kWholeWarp, sum, 2);
-  const int quad = threadIdx.x % 4;
-  sums[0] = __shfl_sync(kWholeWarp, sum, 8 * quad);
-  sums[1] = __shfl_sync(kWholeWarp, sum, 8 * quad + 4);
-}
-
 // Adds a block's sums of codes to a row's, for two columns. With a minimum a weight is
 // d * code + m = d * (code - 8) + (m + 8 d): both terms are as small as the weights usually are.
 template <WeightType Type>
@@ -228,24 +94,6 @@ __device__ __forceinline__ void AddScaled(const float* sum, const float* inputs,
     acc[0] = fmaf(m, inputs[0], acc[0]);
     acc[1] = fmaf(m, inputs[1], acc[1]);
   }
-}
-
-// A block's inputs as right operands, and their sums where a format has minima.
-template <int kColumnTiles>
-struct Operand {
-  uint32_t parts[kColumnTiles][kParts][4];
-  float sums[kColumnTiles][2];
-};
-
-template <WeightType Type, int kColumnTiles>
-__device__ __forceinline__ Operand<kColumnTiles> MakeOperand(const Inputs<kColumnTiles>& x) {
-  Operand<kColumnTiles> out = {};
-#pragma unroll
-  for (int n = 0; n < kColumnTiles; ++n) {
-    Split<Type>(x.value[n], out.parts[n]);
-    if constexpr (kHasMinimum<Type>) InputSums(x.value[n], out.sums[n]);
-  }
-  return out;
 }
 
 // The lane's words of a group in the order of its blocks.
