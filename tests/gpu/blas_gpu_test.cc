@@ -102,9 +102,10 @@ class FakeBlasTest : public ::testing::Test {
   decltype(&FakeCublasLtReset) reset_ = nullptr;
 };
 
-// A pool whose share for the library holds 256 rows of 1024 inputs and 512 outputs of such.
-constexpr int64_t kSmallPool = int64_t{64} << 20;
-constexpr int64_t kCols = 1024, kManyOutputs = 520, kManyInputs = 260;
+// A pool that holds what the backend takes at start, and whose share for the library holds 256 rows
+// of 1024 inputs and 640 outputs of such.
+constexpr int64_t kSmallPool = int64_t{80} << 20;
+constexpr int64_t kCols = 1024, kManyOutputs = 650, kManyInputs = 260;
 
 TEST_F(FakeBlasTest, ProductsOfMoreThanSixteenRowsAreTheLibrarysButThoseOfF32) {
   const auto ops = WithFake();

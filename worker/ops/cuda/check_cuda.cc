@@ -4,8 +4,6 @@
 #include <cstdlib>
 #include <string>
 
-#include "common/cuda/handles.h"
-
 namespace tailor::cuda {
 
 void CheckCuda(const absl::Status& status) {

@@ -2,9 +2,8 @@
 // worker may die at any moment.
 #pragma once
 
-#include <cuda_runtime_api.h>
-
 #include "absl/status/status.h"
+#include "common/cuda/handles.h"
 
 namespace tailor::cuda {
 
