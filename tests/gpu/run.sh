@@ -7,6 +7,8 @@
 #   ... --bench                       the benchmark too, after the tests, where a device answers: its table
 #                                     on stderr, its JSON in gpu_bench.json here (TAILOR_BENCH_SECONDS
 #                                     more, 420, beyond which the least important cases are dropped)
+#   ... --sanitize                    then every test again under compute-sanitizer's memcheck, racecheck and
+#                                     synccheck, each program for TAILOR_SANITIZE_SECONDS (300) at most
 # --arch "80;90" sets the GPU generations of a build. TAILOR_TEST_MODEL adds the default model's test.
 # Ends with one table; exit code 1 when a test failed, 77 when all were skipped.
 set -euo pipefail
@@ -15,13 +17,14 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 tests=(linear_gpu_test attention_gpu_test select_gpu_test fetcher_gpu_test model_gpu_test
   decode_products_gpu_test doorbell_gpu_test step_gpu_test blas_gpu_test sample_gpu_test
   copy_gpu_test)
-bundle="" arch="" bench=no
+bundle="" arch="" bench=no sanitize=no
 while [ $# -gt 0 ]; do
   case "$1" in
     --bundle) bundle=${2:?--bundle FILE}; shift ;;
     --arch) arch=${2:?--arch LIST}; shift ;;
     --bench) bench=yes ;;
-    -h | --help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --sanitize) sanitize=yes ;;
+    -h | --help) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "run.sh: unknown option $1 (see --help)" >&2; exit 2 ;;
   esac
   shift
@@ -63,27 +66,51 @@ pack() {
   [ "$mib" -lt 60 ] || { echo "run.sh: the bundle is $mib MiB, limit 60" >&2; exit 1; }
 }
 
-run_all() {
-  local failed=0 passed=0 test log rows=()
-  log=$(mktemp -d)
-  for test in "${tests[@]}"; do
-    local status=0 start=$SECONDS
-    "$bin/gpu_$test" >"$log/$test" 2>&1 || status=$?
-    cat "$log/$test"
-    local ok skipped bad
-    ok=$(grep -c '^\[       OK \]' "$log/$test" || true)
-    skipped=$(grep -cE '^\[  SKIPPED \] .* \([0-9]+ ms\)' "$log/$test" || true)
-    bad=$(grep -cE '^\[  FAILED  \] .* \([0-9]+ ms\)' "$log/$test" || true)
-    [ "$status" -eq 0 ] || failed=1
-    passed=$((passed + ok))
-    rows+=("$(printf '%-22s %6s %8s %7s %6s %5s' "$test" "$ok" "$skipped" "$bad" "$status" \
-      "$((SECONDS - start))")")
+failed=0 passed=0 rows=()
+
+# run_test NAME COMMAND...: adds a row of that name, from what the tests print.
+run_test() {
+  local name=$1 output=$log/$1 status=0 start=$SECONDS
+  shift
+  "$@" >"$output" 2>&1 || status=$?
+  cat "$output"
+  local ok skipped bad
+  ok=$(grep -c '^\[       OK \]' "$output" || true)
+  skipped=$(grep -cE '^\[  SKIPPED \] .* \([0-9]+ ms\)' "$output" || true)
+  bad=$(grep -cE '^\[  FAILED  \] .* \([0-9]+ ms\)' "$output" || true)
+  [ "$status" -eq 0 ] || failed=1
+  passed=$((passed + ok))
+  rows+=("$(printf '%-36s %6s %8s %7s %6s %5s' "$name" "$ok" "$skipped" "$bad" "$status" \
+    "$((SECONDS - start))")")
+}
+
+# The default model's test would take hours. Exit code 99: the tool found something, 124: out of time.
+run_sanitized() {
+  local sanitizer tool test
+  sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
+  if [ ! -x "$sanitizer" ]; then
+    rows+=("no compute-sanitizer here") failed=1
+    return
+  fi
+  for tool in memcheck racecheck synccheck; do
+    for test in "${tests[@]}"; do
+      run_test "$tool $test" env GTEST_FILTER='-*DefaultModel*' \
+        timeout "${TAILOR_SANITIZE_SECONDS:-300}" \
+        "$sanitizer" --tool "$tool" --error-exitcode 99 "$bin/gpu_$test"
+    done
   done
+}
+
+run_all() {
+  local test log
+  log=$(mktemp -d)
+  for test in "${tests[@]}"; do run_test "$test" "$bin/gpu_$test"; done
+  if [ "$sanitize" = yes ] && [ "$passed" -gt 0 ]; then run_sanitized; fi
   echo
   nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null ||
     echo "no nvidia-smi here"
   grep -hm1 'CUDA backend:' "$log"/* || true
-  printf '%-22s %6s %8s %7s %6s %5s\n' program passed skipped failed exit s
+  printf '%-36s %6s %8s %7s %6s %5s\n' program passed skipped failed exit s
   printf '%s\n' "${rows[@]}"
   rm -rf "$log"
   # Also beside a failed test: what a device says is worth having.
