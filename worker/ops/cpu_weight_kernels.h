@@ -219,24 +219,31 @@ inline constexpr int kMostGemvRows = 8;
 inline constexpr int kMostGemvRows = 4;
 #endif
 
+template <DType kType>
+[[gnu::noinline]] void GemvRows(const WeightGroup* groups, int count, const float* x,
+                                int64_t x_stride, int64_t rows, float* out) {
+  while (rows > 0) {
+    const int64_t taken = std::min<int64_t>(rows, rows > 6 ? kMostGemvRows : 4);
+    if (taken > 4) {
+      GemvFewRows<kType, kMostGemvRows>(groups, count, x, x_stride, taken, out);
+    } else if (taken > 2) {
+      GemvFewRows<kType, 4>(groups, count, x, x_stride, taken, out);
+    } else if (taken == 2) {
+      GemvFewRows<kType, 2>(groups, count, x, x_stride, taken, out);
+    } else {
+      GemvOneRow<kType>(groups, count, x, out);
+    }
+    x += taken * x_stride;
+    out += taken * count * kLanes;
+    rows -= taken;
+  }
+}
+
 void Gemv(const WeightGroup* groups, int count, const float* x, int64_t x_stride, int64_t rows,
           float* out) {
   WithDType(groups[0].dtype, [&](auto type) {
-    while (rows > 0) {
-      const int64_t taken = std::min<int64_t>(rows, rows > 6 ? kMostGemvRows : 4);
-      if (taken > 4) {
-        GemvFewRows<type(), kMostGemvRows>(groups, count, x, x_stride, taken, out);
-      } else if (taken > 2) {
-        GemvFewRows<type(), 4>(groups, count, x, x_stride, taken, out);
-      } else if (taken == 2) {
-        GemvFewRows<type(), 2>(groups, count, x, x_stride, taken, out);
-      } else {
-        GemvOneRow<type()>(groups, count, x, out);
-      }
-      x += taken * x_stride;
-      out += taken * count * kLanes;
-      rows -= taken;
-    }
+    if (rows == 1) return GemvOneRow<type()>(groups, count, x, out);
+    GemvRows<type()>(groups, count, x, x_stride, rows, out);
   });
 }
 
