@@ -128,8 +128,9 @@ void PrintMemory(const ServiceSnapshot& snapshot) {
         ShortCount(stats.tokens_reused()), ShortCount(stats.tokens_prefilled()),
         ShortCount(stats.tokens_generated()));
     if (stats.decode_steps() > 0) {
-      absl::PrintF("         %.1f turns a decode step\n", static_cast<double>(stats.decode_rows()) /
-                                                              static_cast<double>(stats.decode_steps()));
+      absl::PrintF(
+          "         %.1f turns a decode step\n",
+          static_cast<double>(stats.decode_rows()) / static_cast<double>(stats.decode_steps()));
     }
   }
   if (snapshot.store) {

@@ -143,7 +143,7 @@ absl::StatusOr<std::unique_ptr<MeasuredModel>> MakeRandomModel(const RandomModel
   made->store = std::move(store);
   TS_ASSIGN_OR_RETURN(made->model, MakeWeights(options, made->backend.get()));
   TS_ASSIGN_OR_RETURN(made->buffers, StepBuffers::Make(made->model, options.prefill_chunk_tokens,
-                                        options.decode_rows));
+                                                       options.decode_rows));
   const PoolSpec spec = {.model = policy.weights,
                          .policy = policy.fingerprint(),
                          .shape = {.layers = m.layers,

@@ -216,7 +216,7 @@ class Backend {
 
   // --- sampling ---
   // out[r] answers queries[r] of row r; where no candidate is wanted the row is not read and the
-  // answer empty. The same bits on every backend (logits.h). logits: [queries.size() or more][vocab]
+  // answer empty. The same bits on every backend (logits.h). logits: [queries or more][vocab]
   virtual void ReduceLogits(MatrixView<const float> logits, std::span<const LogitQuery> queries,
                             std::span<LogitReduction> out) = 0;
 

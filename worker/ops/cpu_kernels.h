@@ -82,7 +82,7 @@ struct CpuKernels {
                         uint64_t* keys);
 };
 
-inline constexpr int kLogitKeys = 64;   // looked at in one call
+inline constexpr int kLogitKeys = 64;  // looked at in one call
 
 inline constexpr int kGemvGroups = 4;   // most groups of one gemv call
 inline constexpr int kGemvRows = 16;    // most rows that gemv is faster for

@@ -29,8 +29,8 @@ Device& device() {
   return *made;
 }
 
-// TAILOR_EMULATED_STREAM=eager: a device that is faster than its host. For waits of the host that do
-// not ask the device, which a real one ends by running on: the doorbell's.
+// TAILOR_EMULATED_STREAM=eager: a device that is faster than its host. For waits of the host that
+// do not ask the device, which a real one ends by running on: the doorbell's.
 bool RunsAtOnce() {
   static const bool at_once = [] {
     const char* how = std::getenv("TAILOR_EMULATED_STREAM");

@@ -11,7 +11,9 @@ inline uint32_t PackBf16(float low, float high) {
   return static_cast<uint32_t>(ToBf16Bits(low)) | static_cast<uint32_t>(ToBf16Bits(high)) << 16;
 }
 
-inline uint32_t AndOr(uint32_t value, uint32_t mask, uint32_t base) { return (value & mask) | base; }
+inline uint32_t AndOr(uint32_t value, uint32_t mask, uint32_t base) {
+  return (value & mask) | base;
+}
 
 inline uint32_t FmaPairs(uint32_t a, uint32_t b, uint32_t c) {
   const auto half = [&](int shift) {

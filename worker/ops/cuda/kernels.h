@@ -55,8 +55,8 @@ void LaunchPackRows(Rows<const float> x, Rows<float> out, CudaStreamRef stream);
 // --- linear_mma.cu: those of BF16, Q8_0, Q4_0 and Q4_1, which the two above pass on to it ---
 void LaunchLinearMma(Rows<const float> x, const LinearJob* jobs, int32_t count, Epilogue epilogue,
                      CudaStreamRef stream);
-void LaunchGatedMma(Rows<const float> x, const WeightRef& gate, const WeightRef& up, Rows<float> out,
-                    CudaStreamRef stream);
+void LaunchGatedMma(Rows<const float> x, const WeightRef& gate, const WeightRef& up,
+                    Rows<float> out, CudaStreamRef stream);
 
 // --- gemm.cu: many rows, on tensor cores; x and w rounded to bf16, sums in fp32 ---
 void LaunchGemm(Rows<const float> x, const WeightRef& w, Epilogue epilogue, Rows<float> out,

@@ -1,8 +1,8 @@
-// Products of few rows (up to kSkinnyRows) by fused multiply-adds, for formats that linear_mma.cu does
-// not take: bound by reading the weights for a row or two, by arithmetic for more. A block of four
-// warps makes a few outputs of every row, each thread taking every 128th piece of 16 bytes. The order
-// of one sum is that of its pieces, whatever the number of rows: a row alone and in a batch have the
-// same bits.
+// Products of few rows (up to kSkinnyRows) by fused multiply-adds, for formats that linear_mma.cu
+// does not take: bound by reading the weights for a row or two, by arithmetic for more. A block of
+// four warps makes a few outputs of every row, each thread taking every 128th piece of 16 bytes.
+// The order of one sum is that of its pieces, whatever the number of rows: a row alone and in a
+// batch have the same bits.
 #include <cstdlib>
 #include <cstring>
 
