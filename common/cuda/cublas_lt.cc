@@ -22,7 +22,7 @@ absl::StatusOr<CublasLtApi> CublasLtApi::Load(const std::string& file) {
   const size_t version = api.GetVersion();
   if (version / 10000 != kMajor) {
     return absl::UnavailableError(
-        absl::StrCat(file, " has version ", version, ", needed is ", kMajor, "xxxx"));
+        absl::StrCat(file, " has version ", version, ", needed is major version ", kMajor));
   }
   return api;
 }

@@ -18,6 +18,15 @@ __device__ __forceinline__ float WarpSum(float value) {
 
 __device__ __forceinline__ float Silu(float a) { return a / (1.0f + expf(-a)); }
 
+// The warps' sums of value `index`, [kWarps][kCount] in shared memory, added in their order.
+template <int kWarps, int kCount>
+__device__ __forceinline__ float AddWarps(const float* sums, int index) {
+  float sum = 0.0f;
+#pragma unroll
+  for (int warp = 0; warp < kWarps; ++warp) sum += sums[warp * kCount + index];
+  return sum;
+}
+
 // A load that leaves no trace in L1: weights are read once.
 __device__ __forceinline__ uint4 LoadOnce(const void* address) {
   return __ldcs(static_cast<const uint4*>(address));

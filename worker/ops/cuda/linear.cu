@@ -67,14 +67,6 @@ __device__ __forceinline__ void BlockProducts(const Rows<const float>& x, Weight
   __syncthreads();
 }
 
-template <int kCount>
-__device__ __forceinline__ float AddWarps(const float* sums, int index) {
-  float sum = 0.0f;
-#pragma unroll
-  for (int warp = 0; warp < kWarps; ++warp) sum += sums[warp * kCount + index];
-  return sum;
-}
-
 // Blocks a multiprocessor must hold: what the registers of one allow.
 constexpr int BlocksFor(int rows) { return rows <= 4 ? 4 : 2; }
 
@@ -100,7 +92,7 @@ __global__ void __launch_bounds__(kThreads, BlocksFor(kRows))
   if (index >= kRows * kOuts) return;
   const int32_t row = index / kOuts, out = first + index % kOuts;
   if (row >= x.rows || out >= job.w.rows) return;
-  const float sum = AddWarps<kRows * kOuts>(sums, index);
+  const float sum = AddWarps<kWarps, kRows * kOuts>(sums, index);
   float* target = job.out.data + row * job.out.stride + out;
   *target = epilogue == Epilogue::kAdd ? *target + sum : sum;
 }
@@ -119,7 +111,7 @@ __global__ void __launch_bounds__(kThreads, BlocksFor(kRows))
       sums);
   const int32_t row = threadIdx.x;
   if (row >= x.rows || row >= kRows) return;
-  const float a = AddWarps<kRows * 2>(sums, 2 * row), u = AddWarps<kRows * 2>(sums, 2 * row + 1);
+  const float a = AddWarps<kWarps, kRows * 2>(sums, 2 * row), u = AddWarps<kWarps, kRows * 2>(sums, 2 * row + 1);
   out.data[row * out.stride + column] = Silu(a) * u;
 }
 

@@ -242,14 +242,6 @@ __device__ __forceinline__ void BlockProducts(const Rows<const float>& x, const 
   __syncthreads();
 }
 
-template <int kCount>
-__device__ __forceinline__ float AddWarps(const float* sums, int index) {
-  float sum = 0.0f;
-#pragma unroll
-  for (int warp = 0; warp < kWarps; ++warp) sum += sums[warp * kCount + index];
-  return sum;
-}
-
 // Blocks that share a multiprocessor: what the registers of one allow.
 constexpr int BlocksFor(int column_tiles) { return column_tiles == 1 ? 2 : 1; }
 
@@ -267,7 +259,7 @@ __global__ void __launch_bounds__(kThreads, BlocksFor(kColumnTiles))
   for (int index = threadIdx.x; index < kCount; index += kThreads) {
     const int32_t row = index / kOuts, out = first + index % kOuts;
     if (row >= x.rows || out >= job.w.rows) continue;
-    const float sum = AddWarps<kCount>(sums, index);
+    const float sum = AddWarps<kWarps, kCount>(sums, index);
     float* target = job.out.data + row * job.out.stride + out;
     *target = epilogue == Epilogue::kAdd ? *target + sum : sum;
   }
@@ -286,7 +278,7 @@ __global__ void __launch_bounds__(kThreads, BlocksFor(kColumnTiles))
     const int32_t row = index / kTileRows, column = first + index % kTileRows;
     if (row >= x.rows || column >= gate.rows) continue;
     const int at = row * kOuts + index % kTileRows;
-    const float a = AddWarps<kCount>(sums, at), u = AddWarps<kCount>(sums, at + kTileRows);
+    const float a = AddWarps<kWarps, kCount>(sums, at), u = AddWarps<kWarps, kCount>(sums, at + kTileRows);
     out.data[row * out.stride + column] = Silu(a) * u;
   }
 }
